@@ -1,0 +1,308 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The document that describes a host as a whole, and what must be right between its objects."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any, Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Set, Tuple, Type
+
+from ..errors import Problem, ValidateError
+from .access import Permission, Role, User
+from .compute import Backup, ResourcePool, Snapshot, Template, Vm
+from .firewall import Firewall, FirewallRule, PortAcl
+from .network import HostInterface, VirtualNetwork, VirtualSwitch
+from .schema import ModelObject, Option, Path, Plain
+from .storage import StoragePool
+from .system import System
+from .types import show
+
+Key = Tuple[Any, ...]
+State = Dict[str, Dict[Key, ModelObject]]
+
+# In the order in which a host is built: what stands first is needed by what follows.
+KINDS: Dict[str, Type[ModelObject]] = {
+    cls.KIND: cls
+    for cls in (
+        System,
+        StoragePool,
+        VirtualSwitch,
+        VirtualNetwork,
+        HostInterface,
+        Firewall,
+        FirewallRule,
+        Role,
+        User,
+        Permission,
+        ResourcePool,
+        Template,
+        Vm,
+        PortAcl,
+        Snapshot,
+        Backup,
+    )
+}
+
+# The keys of a document: a kind of which a host has only one stands by its name, the others in a list.
+SECTIONS: Dict[str, str] = {
+    kind: kind if not cls.key_fields() else f"{kind}es" if kind.endswith("ch") else f"{kind}s"
+    for kind, cls in KINDS.items()
+}
+KIND_OF_SECTION: Dict[str, str] = {section: kind for kind, section in SECTIONS.items()}
+
+
+def referenced_kinds(cls: Type[ModelObject]) -> FrozenSet[str]:
+    """Return the kinds that objects of this kind can name."""
+    found: Set[str] = set()
+    _collect_references(cls, found)
+    return frozenset(found)
+
+
+def _collect_references(cls: Type[ModelObject], found: Set[str]) -> None:
+    for entry in cls.options().values():
+        if entry.reference:
+            found.add(entry.reference)
+        inner = getattr(entry.type, "cls", None)
+        if inner is not None:
+            _collect_references(inner, found)
+
+
+def iterate_options(cls: Type[ModelObject], prefix: str = "") -> Iterator[Tuple[str, Option]]:
+    """Yield (dotted name, option) of all fields of a kind and of the objects inside it."""
+    for name, entry in cls.options().items():
+        yield f"{prefix}{name}", entry
+        inner = getattr(entry.type, "cls", None)
+        if inner is not None:
+            yield from iterate_options(inner, f"{prefix}{name}.")
+
+
+class Document:
+    """What a user wants of a host.
+
+    present: the objects that shall be there, by kind and key.
+    absent: the keys of those that shall not.
+    exact: the kinds of which nothing shall be there but what is listed.
+    """
+
+    def __init__(
+        self,
+        present: Optional[State] = None,
+        absent: Optional[Dict[str, Set[Key]]] = None,
+        exact: Collection[str] = (),
+    ) -> None:
+        self.present: State = present or {}
+        self.absent: Dict[str, Set[Key]] = absent or {}
+        self.exact = frozenset(exact)
+
+    @classmethod
+    def parse(cls, data: Any, exact: Any = ()) -> "Document":
+        """Read a document from plain data.
+
+        data: a mapping of sections (virtual_switches, vms, ...) to lists of objects, or to one object for kinds of which
+            a host has only one. An object may carry `state: absent`.
+        exact: list of kinds, such as virtual_switch.
+        Raises ValidateError with every problem that was found.
+        """
+        problems: List[Problem] = []
+        document = cls()
+        if not isinstance(data, Mapping):
+            raise ValidateError([Problem("document", f"{show(data)} is not allowed; allowed is a mapping")])
+        for section, value in data.items():
+            kind = KIND_OF_SECTION.get(section) if isinstance(section, str) else None
+            if kind is None:
+                problems.append(Problem(str(section), f"unknown; known are {', '.join(SECTIONS.values())}"))
+            elif value is not None:
+                document._read_section(kind, section, value, problems)
+        document.exact = frozenset(cls._read_exact(exact, problems))
+        if problems:
+            raise ValidateError(problems)
+        return document
+
+    @staticmethod
+    def _read_exact(exact: Any, problems: List[Problem]) -> Iterator[str]:
+        many = [kind for kind, cls in KINDS.items() if cls.key_fields()]
+        if not isinstance(exact, (list, tuple, set, frozenset)):
+            problems.append(Problem("exact", f"{show(exact)} is not allowed; allowed is a list of kinds"))
+            return
+        for kind in exact:
+            if kind not in many:
+                problems.append(Problem("exact", f"{show(kind)} is not allowed; allowed are {', '.join(many)}"))
+            else:
+                yield str(kind)
+
+    def _read_section(self, kind: str, section: str, value: Any, problems: List[Problem]) -> None:
+        if not KINDS[kind].key_fields():
+            self._read_object(kind, Path(section), value, problems)
+        elif not isinstance(value, (list, tuple)):
+            problems.append(Problem(section, f"{show(value)} is not allowed; allowed is a list of mappings"))
+        else:
+            self.present.setdefault(kind, {})
+            for number, element in enumerate(value):
+                label = KINDS[kind].label_of(element)
+                self._read_object(kind, Path(kind).item(number if label is None else label), element, problems)
+
+    def _read_object(self, kind: str, path: Path, value: Any, problems: List[Problem]) -> None:
+        cls = KINDS[kind]
+        state = "present"
+        if isinstance(value, Mapping) and "state" in value:
+            state = value["state"]
+            value = {name: element for name, element in value.items() if name != "state"}
+            if state not in ("present", "absent") or (state == "absent" and not cls.key_fields()):
+                problems.append(Problem(path.field("state").text, f"{show(state)} is not allowed; allowed is present or absent"))
+                return
+        if state == "absent" and isinstance(value, Mapping):
+            # What is to go is told by its key alone: its other fields need not be complete or even right.
+            value = {name: element for name, element in value.items() if name in cls.key_fields()}
+            found: List[Problem] = []
+            item = cls.read(value, path, found)
+            problems.extend(problem for problem in found if not problem.message.startswith("must be given") or item is None)
+        else:
+            item = cls.read(value, path, problems)
+        if item is None:
+            return
+        if item.key in self.present.get(kind, {}) or item.key in self.absent.get(kind, set()):
+            problems.append(Problem(path.text, "is listed twice"))
+        if state == "absent":
+            self.absent.setdefault(kind, set()).add(item.key)
+        else:
+            self.present.setdefault(kind, {})[item.key] = item
+
+    def objects(self) -> Iterator[ModelObject]:
+        """Yield every object that shall be there, in the order in which a host is built."""
+        for kind in KINDS:
+            yield from self.present.get(kind, {}).values()
+
+    def kinds(self) -> FrozenSet[str]:
+        """Return the kinds that the document says anything of."""
+        return frozenset(self.present) | frozenset(self.absent) | self.exact
+
+    def kinds_to_read(self) -> FrozenSet[str]:
+        """Return the kinds whose current objects have to be known to plan this document.
+
+        These are its own, those that its objects may name, and, where something is to go, those that may name it.
+        """
+        own = self.kinds()
+        wanted = set(own)
+        for kind in own:
+            wanted |= referenced_kinds(KINDS[kind])
+        going = set(self.absent) | self.exact
+        wanted |= {kind for kind, cls in KINDS.items() if going & referenced_kinds(cls)}
+        # A network tells its switch, whose type decides what may be on it.
+        if "virtual_network" in wanted:
+            wanted.add("virtual_switch")
+        return frozenset(wanted)
+
+
+def to_document(state: State) -> Plain:
+    """Return a state as plain data that can be read as a document again."""
+    document: Plain = {}
+    for kind, section in SECTIONS.items():
+        if kind not in state:
+            continue
+        objects = [item.to_document() for _key, item in sorted(state[kind].items(), key=lambda entry: str(entry[0]))]
+        if KINDS[kind].key_fields():
+            document[section] = objects
+        elif objects:
+            document[section] = objects[0]
+    return document
+
+
+def check_whole(
+    whole: State, touched: Mapping[str, Collection[Key]], known: Collection[str], before: Optional[State] = None
+) -> List[Problem]:
+    """Return what is wrong between the objects of a host.
+
+    whole: the host as it would be.
+    touched: the keys, by kind, of the objects that the document is about; faults among others are not its business.
+    known: the kinds that were read; a reference to another kind cannot be checked.
+    before: the host as it is.
+    """
+    problems = list(_check_references(whole, touched, known, before or {}))
+    for check in (_check_claims, _check_addresses, _check_ports):
+        problems.extend(check(whole, touched))
+    return problems
+
+
+def _is_touched(item: ModelObject, touched: Mapping[str, Collection[Key]]) -> bool:
+    return item.key in touched.get(item.KIND, ())
+
+
+def _all_objects(whole: State) -> Iterator[ModelObject]:
+    for kind in KINDS:
+        yield from whole.get(kind, {}).values()
+
+
+def _check_references(
+    whole: State, touched: Mapping[str, Collection[Key]], known: Collection[str], before: State
+) -> Iterator[Problem]:
+    names = {kind: {item.label for item in whole.get(kind, {}).values()} for kind in known}
+    for item in _all_objects(whole):
+        exists = item.key in before.get(item.KIND, {})
+        for kind, label, path in item.references(exists):
+            if kind not in names or label in names[kind]:
+                continue
+            if _is_touched(item, touched):
+                there = ", ".join(sorted(names[kind])[:10]) or "none"
+                yield Problem(path.text, f"there is no {kind.replace('_', ' ')} {show(label)}; there are: {there}")
+            elif (label,) in touched.get(kind, ()):
+                yield Problem(Path(kind).item(label).text, f"cannot go, since it is used by {path.text}")
+
+
+def _check_claims(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
+    owners: Dict[Tuple[str, str], Tuple[ModelObject, Path]] = {}
+    for item in _all_objects(whole):
+        for what, name, path in item.claims():
+            other = owners.setdefault((what, name), (item, path))
+            if other[1].text != path.text and (_is_touched(item, touched) or _is_touched(other[0], touched)):
+                yield Problem(path.text, f"the {what} {show(name)} is taken by {other[1].text} already")
+
+
+def _check_addresses(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
+    networks = {item.label: item for item in whole.get("virtual_network", {}).values()}
+    switches = {item.label: item for item in whole.get("virtual_switch", {}).values()}
+    owners: Dict[Tuple[str, str], Tuple[ModelObject, str]] = {}
+    for item, port, path in _ports(whole):
+        name = getattr(port, "network", None)
+        network = networks.get(name) if name else None
+        for address in getattr(port, "addresses", None) or ():
+            ip = ipaddress.ip_interface(address).ip
+            place = path.field("addresses").text
+            other = owners.setdefault((str(name), str(ip)), (item, place))
+            if other[1] != place and (_is_touched(item, touched) or _is_touched(other[0], touched)):
+                yield Problem(place, f"the address {ip} on network {show(name)} is taken by {other[1]} already")
+            subnets = getattr(network, "subnets", None) or ()
+            if subnets and not any(ip in ipaddress.ip_network(subnet) for subnet in subnets):
+                if _is_touched(item, touched) or (network is not None and _is_touched(network, touched)):
+                    yield Problem(
+                        place, f"{ip} lies in none of the subnets of network {show(name)}: {', '.join(subnets)}"
+                    )
+        switch = switches.get(getattr(network, "switch", "")) if network is not None else None
+        if item.KIND == "host_interface" and getattr(switch, "type", None) == "private" and _is_touched(item, touched):
+            yield Problem(
+                path.field("network").text,
+                f"network {show(name)} is on switch {show(getattr(switch, 'name', ''))} of type private, which the host has no "
+                "interface on; type internal has",
+            )
+
+
+def _ports(whole: State) -> Iterator[Tuple[ModelObject, ModelObject, Path]]:
+    for interface in whole.get("host_interface", {}).values():
+        yield interface, interface, interface.place
+    for vm in whole.get("vm", {}).values():
+        for nic in getattr(vm, "nics", None) or ():
+            yield vm, nic, vm.place.field("nics").item(nic.label)
+
+
+def _check_ports(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
+    vms = {item.label: item for item in whole.get("vm", {}).values()}
+    for acl in whole.get("port_acl", {}).values():
+        vm = vms.get(getattr(acl, "vm", ""))
+        names = [nic.name for nic in getattr(vm, "nics", None) or ()]
+        if vm is not None and getattr(acl, "nic", None) not in names:
+            if _is_touched(acl, touched) or _is_touched(vm, touched):
+                there = ", ".join(names) or "none"
+                yield Problem(
+                    acl.place.field("nic").text, f"VM {show(vm.label)} has no such NIC; it has: {there}"
+                )

@@ -1,0 +1,484 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How a kind of object is declared, read from a document, and written back into one.
+
+A kind is a frozen dataclass whose fields are made by :func:`option`. A field that is None was not said: the host
+keeps what it has, and a new object gets the field's default. That is what lets one object describe both what a user
+wants and what a host shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Type, TypeVar
+
+from ..errors import Problem, ValidateError
+from .types import ValueType, show
+
+Plain = Dict[str, Any]
+ObjectType = TypeVar("ObjectType", bound="ModelObject")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What is known of one field beside its name.
+
+    type: how its value is read.
+    description: one or more sentences for the documentation.
+    default: what a new object gets where nothing is said; never used for one that exists.
+    key: whether it is (part of) what tells the object from others of its kind.
+    required: whether a document must say it; keys always are.
+    secret: whether it must never be shown; it is not compared and not gathered.
+    create_only: whether it is settled when the object is made.
+    reference: the kind whose object's key it names, or of whose objects it lists the keys.
+    claims: what it takes for itself alone, such as ``uplink``: two objects of a host may not claim the same one.
+    capability: what a platform must be able to do for a value other than None, False, an empty list and the default;
+        ``*`` appends the value itself, as in ``virtual_switch.type.*``.
+    clearable: whether an empty text says "none" as opposed to "as it is".
+    """
+
+    type: "FieldType"
+    description: str
+    default: Any = None
+    key: bool = False
+    required: bool = False
+    secret: bool = False
+    create_only: bool = False
+    reference: Optional[str] = None
+    claims: Optional[str] = None
+    capability: Optional[str] = None
+    clearable: bool = False
+
+
+def option(type: "FieldType", description: str, **properties: Any) -> Any:
+    """Return a dataclass field of a kind; the properties are those of :class:`Option`."""
+    return dataclasses.field(default=None, metadata={"option": Option(type, description, **properties)})
+
+
+class Path:
+    """Where a value stands in the document, as shown to the user."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+
+    def field(self, name: str) -> "Path":
+        """Return the path of a field of the object here."""
+        return Path(f"{self.text}.{name}" if self.text else name)
+
+    def item(self, label: Any) -> "Path":
+        """Return the path of an element of the list here, by its key or its number."""
+        return Path(f"{self.text}[{label if isinstance(label, int) else show(label)}]")
+
+
+class FieldType:
+    """How a field's value is read, written, compared and completed."""
+
+    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
+        """Return the canonical value; append to problems and return None where it is not allowed."""
+        raise NotImplementedError
+
+    def write(self, value: Any) -> Any:
+        """Return the value as plain data (str, int, bool, list, dict)."""
+        return value
+
+    def complete(self, wanted: Any, current: Any) -> Any:
+        """Return the wanted value with what it leaves open taken from the current one."""
+        return wanted
+
+    def argument(self) -> Plain:
+        """Return the entry of an Ansible argument spec."""
+        raise NotImplementedError
+
+
+class Value(FieldType):
+    """A single value."""
+
+    def __init__(self, type: ValueType) -> None:
+        self.type = type
+
+    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
+        try:
+            return self.type.parse(value)
+        except ValueError as error:
+            problems.append(Problem(path.text, str(error)))
+            return None
+
+    def argument(self) -> Plain:
+        entry: Plain = {"type": self.type.ansible_type}
+        if self.type.choices:
+            entry["choices"] = list(self.type.choices)
+        return entry
+
+
+class Values(FieldType):
+    """A list of single values.
+
+    ordered: whether the order means something; a list whose order does not is kept sorted, so that it compares equal.
+    """
+
+    def __init__(self, type: ValueType, ordered: bool = False, minimum: int = 0, maximum: int = 4096) -> None:
+        self.type = type
+        self.ordered = ordered
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
+        if not isinstance(value, (list, tuple)):
+            problems.append(Problem(path.text, f"{show(value)} is not allowed; allowed is a list"))
+            return None
+        if not self.minimum <= len(value) <= self.maximum:
+            problems.append(
+                Problem(path.text, f"{len(value)} entries are not allowed; allowed are {self.minimum} to {self.maximum}")
+            )
+            return None
+        result: List[Any] = []
+        for number, element in enumerate(value):
+            try:
+                parsed = self.type.parse(element)
+            except ValueError as error:
+                problems.append(Problem(path.item(number).text, str(error)))
+                continue
+            if parsed in result:
+                problems.append(Problem(path.item(number).text, f"{show(parsed)} is listed twice"))
+            result.append(parsed)
+        return tuple(result if self.ordered else sorted(result))
+
+    def write(self, value: Any) -> Any:
+        return list(value)
+
+    def argument(self) -> Plain:
+        entry: Plain = {"type": "list", "elements": self.type.ansible_type}
+        if self.type.choices:
+            entry["choices"] = list(self.type.choices)
+        return entry
+
+
+class Nested(FieldType):
+    """An object inside the object."""
+
+    def __init__(self, cls: Type["ModelObject"]) -> None:
+        self.cls = cls
+
+    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
+        return self.cls.read(value, path, problems)
+
+    def write(self, value: Any) -> Any:
+        return value.to_document()
+
+    def complete(self, wanted: Any, current: Any) -> Any:
+        return wanted.complete(current)
+
+    def argument(self) -> Plain:
+        return {"type": "dict", "options": self.cls.argument_spec()}
+
+
+class NestedList(FieldType):
+    """A list of objects inside the object, told apart by their key.
+
+    A list that is given is the whole list: objects that it does not name go. What an object in it leaves open is taken
+    from the current one with the same key.
+
+    ordered: whether the order means something.
+    """
+
+    def __init__(self, cls: Type["ModelObject"], ordered: bool = True, maximum: int = 4096) -> None:
+        self.cls = cls
+        self.ordered = ordered
+        self.maximum = maximum
+
+    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
+        if not isinstance(value, (list, tuple)) or len(value) > self.maximum:
+            problems.append(
+                Problem(path.text, f"{show(value)} is not allowed; allowed is a list of at most {self.maximum} mappings")
+            )
+            return None
+        result: List["ModelObject"] = []
+        seen: Set[Any] = set()
+        for number, element in enumerate(value):
+            label = self.cls.label_of(element)
+            item = self.cls.read(element, path.item(number if label is None else label), problems)
+            if item is None:
+                continue
+            if item.key in seen:
+                problems.append(Problem(path.item(number).text, f"{show(item.label)} is listed twice"))
+            seen.add(item.key)
+            result.append(item)
+        return tuple(result if self.ordered else sorted(result, key=lambda item: str(item.key)))
+
+    def write(self, value: Any) -> Any:
+        return [item.to_document() for item in value]
+
+    def complete(self, wanted: Any, current: Any) -> Any:
+        known = {item.key: item for item in current or ()}
+        return tuple(item.complete(known.get(item.key)) for item in wanted)
+
+    def argument(self) -> Plain:
+        return {"type": "list", "elements": "dict", "options": self.cls.argument_spec()}
+
+
+class TextMap(FieldType):
+    """A mapping of names to single values, such as advanced settings."""
+
+    def __init__(self, name: ValueType, value: ValueType) -> None:
+        self.name = name
+        self.value = value
+
+    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
+        if not isinstance(value, Mapping):
+            problems.append(Problem(path.text, f"{show(value)} is not allowed; allowed is a mapping"))
+            return None
+        result = {}
+        for name, element in value.items():
+            try:
+                result[self.name.parse(name)] = self.value.parse(element)
+            except ValueError as error:
+                problems.append(Problem(path.item(str(name)).text, str(error)))
+        return tuple(sorted(result.items()))
+
+    def write(self, value: Any) -> Any:
+        return dict(value)
+
+    def argument(self) -> Plain:
+        return {"type": "dict"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelObject:
+    """Base of the kinds and of the objects inside them.
+
+    KIND: the name of the kind, empty for an object inside another.
+    DESCRIPTION: what it is, for the documentation.
+    """
+
+    KIND: ClassVar[str] = ""
+    DESCRIPTION: ClassVar[str] = ""
+
+    @classmethod
+    def options(cls) -> Dict[str, Option]:
+        """Return the fields by name, in the order of their declaration."""
+        return {field.name: field.metadata["option"] for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def key_fields(cls) -> Tuple[str, ...]:
+        """Return the names of the fields that make up the key; none for a kind of which a host has only one."""
+        return tuple(name for name, entry in cls.options().items() if entry.key)
+
+    @classmethod
+    def label_of(cls, value: Any) -> Optional[str]:
+        """Return the key in an object that is not read yet, for paths, or None where it has none."""
+        names = cls.key_fields()
+        if not names or not isinstance(value, Mapping):
+            return None
+        parts = [value.get(name) for name in names]
+        return "/".join(str(part) for part in parts) if all(isinstance(part, str) for part in parts) else None
+
+    @property
+    def key(self) -> Tuple[Any, ...]:
+        """What tells this object from others of its kind: the values of its key fields."""
+        return tuple(getattr(self, name) for name in self.key_fields())
+
+    @property
+    def label(self) -> str:
+        """The key as it is shown to the user."""
+        return "/".join(str(part) for part in self.key)
+
+    @property
+    def place(self) -> Path:
+        """Where this object stands in a document."""
+        return Path(self.KIND).item(self.label) if self.key_fields() else Path(self.KIND)
+
+    @classmethod
+    def read(cls: Type[ObjectType], value: Any, path: Path, problems: List[Problem]) -> Optional[ObjectType]:
+        """Read the object from plain data, appending to problems what is wrong with it.
+
+        value: the mapping; an entry that is None counts as not said, as Ansible gives options that were left out.
+        Returns None where the value is no mapping or a key is missing.
+        """
+        if not isinstance(value, Mapping):
+            problems.append(Problem(path.text, f"{show(value)} is not allowed; allowed is a mapping"))
+            return None
+        options = cls.options()
+        fields: Plain = {}
+        before = len(problems)
+        for name in value:
+            if name not in options:
+                problems.append(Problem(path.field(str(name)).text, f"unknown; known are {', '.join(options)}"))
+        for name, entry in options.items():
+            given = value.get(name)
+            if given is None:
+                if entry.key or entry.required:
+                    problems.append(Problem(path.field(name).text, "must be given"))
+                continue
+            if entry.clearable and given == "":
+                fields[name] = ""
+                continue
+            fields[name] = entry.type.read(given, path.field(name), problems)
+        if any(fields.get(name) is None for name, entry in options.items() if entry.key):
+            return None
+        item = cls(**fields)
+        if len(problems) == before:
+            problems.extend(Problem(path.field(name).text if name else path.text, text) for name, text in item.check())
+        return item
+
+    @classmethod
+    def parse(cls: Type[ObjectType], value: Any, path: Optional[Path] = None) -> ObjectType:
+        """Read the object from plain data.
+
+        Raises ValidateError with every problem that was found.
+        """
+        problems: List[Problem] = []
+        if path is None:
+            label = cls.label_of(value)
+            path = Path(cls.KIND) if label is None else Path(cls.KIND).item(label)
+        item = cls.read(value, path, problems)
+        if problems or item is None:
+            raise ValidateError(problems)
+        return item
+
+    def check(self) -> Iterator[Tuple[str, str]]:
+        """Yield (field, message) for what is wrong between the fields of this object, whatever the host has."""
+        return iter(())
+
+    def check_complete(self) -> Iterator[Tuple[str, str]]:
+        """Yield (field, message) for what is wrong with this object once everything left open is filled in."""
+        return iter(())
+
+    def to_document(self) -> Plain:
+        """Return the object as plain data without secrets and without what was not said; it can be read again."""
+        return {
+            name: entry.type.write(value) if value != "" else value
+            for name, entry, value in self.items()
+            if not entry.secret
+        }
+
+    def items(self) -> Iterator[Tuple[str, Option, Any]]:
+        """Yield (name, option, value) of every field that was said."""
+        for name, entry in self.options().items():
+            value = getattr(self, name)
+            if value is not None:
+                yield name, entry, value
+
+    def complete(self: ObjectType, current: Optional[ObjectType]) -> ObjectType:
+        """Return this object with what it leaves open taken from the current one or, if there is none, the defaults."""
+        fields: Plain = {}
+        for name, entry in self.options().items():
+            wanted = getattr(self, name)
+            present = getattr(current, name) if current is not None else None
+            if wanted is None:
+                fields[name] = present if current is not None else self.default_of(entry)
+            elif wanted == "":
+                fields[name] = None
+            else:
+                fields[name] = entry.type.complete(wanted, present)
+        return dataclasses.replace(self, **fields)
+
+    def problems_when_complete(self) -> List[Problem]:
+        """Return what is wrong with this object and those inside it once everything left open is filled in."""
+        return list(_walk_problems(self, self.place))
+
+    @staticmethod
+    def default_of(entry: Option) -> Any:
+        """Return a field's default in canonical form."""
+        if entry.default is None:
+            return None
+        problems: List[Problem] = []
+        value = entry.type.read(entry.default, Path("default"), problems)
+        if problems:
+            raise AssertionError(f"a default of the model is not allowed by it: {problems[0]}")
+        return value.complete(None) if isinstance(value, ModelObject) else value
+
+    @classmethod
+    def argument_spec(cls) -> Plain:
+        """Return the Ansible argument spec of the fields. Defaults are not in it: an option left out is not said."""
+        spec: Plain = {}
+        for name, entry in cls.options().items():
+            argument = entry.type.argument()
+            if entry.key or entry.required:
+                argument["required"] = True
+            # Said for every option, since Ansible guesses secrets by name and would warn about fields like password_hash.
+            argument["no_log"] = entry.secret
+            spec[name] = argument
+        return spec
+
+    def references(self, exists: bool = False) -> Iterator[Tuple[str, str, Path]]:
+        """Yield (kind, key of the object as text, path) for every object of the host that this one names.
+
+        exists: whether the object is there already: then what it was made from (a VM's template) may be gone.
+        """
+        yield from _walk_references(self, self.place, exists)
+
+    def claims(self) -> Iterator[Tuple[str, str, Path]]:
+        """Yield (what, name, path) for everything that this object takes for itself alone."""
+        yield from _walk_claims(self, self.place)
+
+    def required_capabilities(self) -> Iterator[Tuple[str, Path, Any]]:
+        """Yield (capability, path, value) for all that a platform must be able to do for this object."""
+        if self.KIND:
+            yield self.KIND, self.place, None
+        yield from _walk_capabilities(self, self.place)
+
+
+def _objects_in(value: Any) -> Iterator[ModelObject]:
+    if isinstance(value, ModelObject):
+        yield value
+    elif isinstance(value, tuple):
+        for element in value:
+            if isinstance(element, ModelObject):
+                yield element
+
+
+def _inner_of(name: str, value: Any, path: Path) -> Iterator[Tuple[ModelObject, Path]]:
+    for inner in _objects_in(value):
+        place = path.field(name)
+        yield inner, place.item(inner.label) if isinstance(value, tuple) and inner.key_fields() else place
+
+
+def _inner(item: ModelObject, path: Path) -> Iterator[Tuple[ModelObject, Path]]:
+    for name, _entry, value in item.items():
+        yield from _inner_of(name, value, path)
+
+
+def _walk_problems(item: ModelObject, path: Path) -> Iterator[Problem]:
+    for name, message in item.check_complete():
+        yield Problem(path.field(name).text, message)
+    for inner, place in _inner(item, path):
+        yield from _walk_problems(inner, place)
+
+
+def _named(value: Any) -> List[str]:
+    return [str(element) for element in value] if isinstance(value, tuple) else [str(value)]
+
+
+def _walk_references(item: ModelObject, path: Path, exists: bool) -> Iterator[Tuple[str, str, Path]]:
+    for name, entry, value in item.items():
+        if exists and entry.create_only:
+            continue
+        if entry.reference and value != "":
+            for key in _named(value):
+                yield entry.reference, key, path.field(name)
+        for inner, place in _inner_of(name, value, path):
+            yield from _walk_references(inner, place, exists)
+
+
+def _walk_claims(item: ModelObject, path: Path) -> Iterator[Tuple[str, str, Path]]:
+    for name, entry, value in item.items():
+        if entry.claims and value != "":
+            for key in _named(value):
+                yield entry.claims, key, path.field(name)
+    for inner, place in _inner(item, path):
+        yield from _walk_claims(inner, place)
+
+
+def _walk_capabilities(item: ModelObject, path: Path) -> Iterator[Tuple[str, Path, Any]]:
+    for name, entry, value in item.items():
+        if entry.capability is None or value in (False, "", ()):
+            continue
+        if entry.capability.endswith(".*"):
+            for element in _named(value):
+                yield f"{entry.capability[:-1]}{element}", path.field(name), element
+        elif value != item.default_of(entry):
+            yield entry.capability, path.field(name), value
+    for inner, place in _inner(item, path):
+        yield from _walk_capabilities(inner, place)
