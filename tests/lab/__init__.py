@@ -1,0 +1,10 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab: machines under QEMU that the demo, molecule and the benchmarks run against.
+
+Test equipment, kept apart from what users run. Standard library only, so that it works before any virtual
+environment exists.
+"""
+
+from __future__ import annotations
