@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import images, inventory, topology
+from lab import images, inventory, prerequisites, topology
 from lab.accelerator import accelerator
 from lab.errors import LabError
 from lab.processes import progress
@@ -25,6 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab", description="Servers under QEMU for the demo, molecule and the benchmarks.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    needs = commands.add_parser("prerequisites", help="list the Debian packages that the lab needs and the machine has not")
+    needs.add_argument("--install", action="store_true", help="install them")
     image = commands.add_parser("image", help="build images into the cache and print their paths")
     image.add_argument("names", nargs="+", metavar="NAME", help=f"one of {', '.join(images.recipe_names())}")
     commands.add_parser("accelerator", help="print kvm or tcg")
@@ -65,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command ``argv`` and return its exit status: 0, 1 after one sentence on standard error, or the ssh command's."""
     # A killed command must release its locks and remove its half-made folders, as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # mke2fs, sfdisk and depmod are not on every user's PATH.
+    os.environ["PATH"] = prerequisites.PATH
     arguments = _parser().parse_args(argv)
     try:
         return _run(arguments, Lab())
@@ -77,7 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, lab: Lab) -> int:
     command = arguments.command
-    if command == "image":
+    if command == "prerequisites":
+        missing = prerequisites.check()
+        if missing and arguments.install:
+            prerequisites.install(missing)
+        elif missing:
+            print("\n".join(missing))
+    elif command == "image":
         for name in arguments.names:
             print(images.build(name).disk)
     elif command == "accelerator":

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import debian_root, filesystems
+from lab import cpio, debian_root, filesystems, initramfs
 from lab.errors import LabError
 from lab.paths import RECIPES, cache_dir
 from lab.processes import as_root, locked, progress, run, write_atomically
@@ -240,4 +240,64 @@ def _build_server(recipe: Recipe, folder: Path, log: Path) -> None:
     debian_root.remove_root(root)
 
 
-_BUILDERS = {"server": _build_server}
+def grub_configuration(arguments: str) -> str:
+    """Return a grub.cfg that boots /vmlinuz and /initrd.img at once with the kernel ``arguments``."""
+    return f"set timeout=0\nset default=0\nmenuentry Debian {{\n  linux /vmlinuz {arguments}\n  initrd /initrd.img\n}}\n"
+
+
+def _add_grub_configuration(recipe: Recipe, root: Path, folder: Path, log: Path) -> None:
+    configuration = folder / "grub.cfg"
+    configuration.write_text(grub_configuration(recipe.fields["kernel_arguments"]))
+    run(as_root(["install", "-D", "-m", "0644", configuration, root / "boot/grub/grub.cfg"]), log=log)
+
+
+def _finish_bootable(recipe: Recipe, folder: Path, root: Path, tools: Path, log: Path) -> None:
+    progress("making the disk")
+    raw = folder / "disk.raw"
+    filesystems.make_bootable(raw, root, tools=tools, size_mib=recipe.fields["size_mib"], log=log)
+    filesystems.to_qcow2(raw, folder / "disk.qcow2", log=log)
+    raw.unlink()
+
+
+def _build_bootable(recipe: Recipe, folder: Path, log: Path) -> None:
+    root, tools = folder / "root", folder / "tools"
+    _debian_root(recipe, root, log)
+    _unpacked_root(recipe, tools, recipe.fields["grub_packages"], log)
+    _add_grub_configuration(recipe, root, folder, log)
+    _finish_bootable(recipe, folder, root, tools, log)
+    debian_root.remove_root(root)
+    debian_root.remove_root(tools)
+
+
+def _unpacked_root(recipe: Recipe, root: Path, packages: list[str], log: Path) -> None:
+    suite = recipe.fields["suite"]
+    sources = debian_root.package_sources(suite)
+    debian_root.make_root(root, suite=suite, variant="extract", packages=packages, sources=sources, log=log)
+
+
+def _build_initramfs(recipe: Recipe, folder: Path, log: Path) -> None:
+    unpacked = folder / "unpacked"
+    _unpacked_root(recipe, unpacked, recipe.fields["packages"], log)
+    kernels = sorted((unpacked / "boot").glob("vmlinuz-*"))
+    if len(kernels) != 1:
+        raise LabError(f"image {recipe.name}: expected one kernel in /boot, found {len(kernels)} (log: {log}).")
+    entries = initramfs.entries(
+        unpacked,
+        kernel_version=kernels[0].name.removeprefix("vmlinuz-"),
+        modules=recipe.fields["modules"],
+        programs=recipe.fields["programs"],
+        files=[tree / "files" for tree in recipe.folders if (tree / "files").is_dir()],
+        log=log,
+    )
+    (folder / "initrd").write_bytes(run(["zstd", "-q", "-9", "-c"], stdin=cpio.archive(entries)))
+    root = folder / "root"
+    root.mkdir()
+    shutil.copy(kernels[0], root / "vmlinuz")
+    shutil.move(folder / "initrd", root / "initrd.img")
+    _add_grub_configuration(recipe, root, folder, log)
+    _finish_bootable(recipe, folder, root, unpacked, log)
+    debian_root.remove_root(root)
+    debian_root.remove_root(unpacked)
+
+
+_BUILDERS = {"server": _build_server, "bootable": _build_bootable, "initramfs": _build_initramfs}
