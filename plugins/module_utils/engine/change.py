@@ -68,12 +68,16 @@ def difference(before: Optional[ModelObject], after: Optional[ModelObject]) -> T
     """Return the paths of the fields in which two objects of one kind differ, without secrets.
 
     before, after: complete objects; None stands for one that is not there, and differs in every field that was said.
+    A field that is settled when the object is made is left out where the present object does not tell it.
     """
-    return tuple(_differences(before, after, Path()))
+    return tuple(path.text for path, _old, _new in _differences(before, after, Path(), False))
 
 
-def _differences(before: Optional[ModelObject], after: Optional[ModelObject], path: Path) -> Iterator[str]:
-    item = after or before
+Difference = Tuple[Path, Any, Any]
+
+
+def _differences(before: Any, after: Any, path: Path, fixed: bool) -> Iterator[Difference]:
+    item = after if after is not None else before
     if item is None:
         return
     for name, entry in item.options().items():
@@ -81,30 +85,71 @@ def _differences(before: Optional[ModelObject], after: Optional[ModelObject], pa
             continue
         old = getattr(before, name) if before is not None else None
         new = getattr(after, name) if after is not None else None
-        yield from _field_differences(old, new, path.field(name))
+        settled = fixed or entry.create_only
+        if old is new or (settled and before is not None and old is None):
+            continue
+        yield from _field_differences(old, new, path.field(name), settled)
 
 
 def _is_empty(value: Any) -> bool:
     return value is None or value in ("", ())
 
 
-def _field_differences(old: Any, new: Any, path: Path) -> Iterator[str]:
+def _field_differences(old: Any, new: Any, path: Path, fixed: bool) -> Iterator[Difference]:
     if old == new or (_is_empty(old) and _is_empty(new)):
         return
     if isinstance(old, ModelObject) or isinstance(new, ModelObject):
         if old is None or new is None:
-            yield path.text
+            yield path, old, new
         else:
-            yield from _differences(old, new, path)
+            yield from _differences(old, new, path, fixed)
     elif _is_keyed(old) and _is_keyed(new) and [item.key for item in old] == [item.key for item in new]:
         for left, right in zip(old, new):
-            yield from _differences(left, right, path.item(left.label))
+            yield from _differences(left, right, path.item(left.label), fixed)
     else:
-        yield path.text
+        yield path, old, new
 
 
 def _is_keyed(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and isinstance(value[0], ModelObject) and bool(value[0].key_fields())
+
+
+def not_taken(before: Optional[ModelObject], wanted: ModelObject, shown: ModelObject) -> List[Difference]:
+    """Return (path, wanted, shown) of the fields that a host does not show as they were asked, without secrets.
+
+    before: the object before the change, or None where it was made.
+    What was left open (a MAC address, a size) is the host's to choose; what was there before and was taken away is not.
+    """
+    return list(_not_taken(before, wanted, shown, Path(), False))
+
+
+def _not_taken(before: Any, wanted: Any, shown: Any, path: Path, fixed: bool) -> Iterator[Difference]:
+    for name, entry in wanted.options().items():
+        new, present = getattr(wanted, name), getattr(shown, name)
+        old = getattr(before, name) if before is not None else None
+        settled = fixed or entry.create_only
+        if entry.secret or entry.key or new == present or (_is_empty(new) and _is_empty(present)):
+            continue
+        if (new is None and _is_empty(old)) or (settled and present is None):
+            continue
+        place = path.field(name)
+        if isinstance(new, ModelObject) and isinstance(present, ModelObject):
+            yield from _not_taken(old, new, present, place, settled)
+        elif _is_keyed(new) and _is_keyed(present) and [item.key for item in new] == [item.key for item in present]:
+            known = {item.key: item for item in old or ()}
+            for left, right in zip(new, present):
+                yield from _not_taken(known.get(left.key), left, right, place.item(left.label), settled)
+        else:
+            yield place, new, present
+
+
+def plain(value: Any) -> Any:
+    """Return a field's value as it is shown to the user: plain data without secrets."""
+    if isinstance(value, ModelObject):
+        return value.to_document()
+    if isinstance(value, tuple):
+        return [plain(element) for element in value]
+    return value
 
 
 def frozen_fields(before: ModelObject, after: ModelObject) -> List[Tuple[str, Any, Any]]:

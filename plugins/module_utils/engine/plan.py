@@ -7,15 +7,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..errors import NotSupportedError, Problem, ValidateError
-from ..model.document import KINDS, Document, Key, State, check_whole
+from ..model.document import KINDS, SECTIONS, Document, Key, State, capabilities_of, check_whole
 from ..model.operation import Operation
+from ..model.schema import ModelObject, Path, named
 from ..model.types import show
-from .change import POWER_CYCLE, Change, difference, frozen_fields
+from .change import POWER_CYCLE, Change, difference, frozen_fields, plain
 from .platform import Context, Platform
+
+Place = Tuple[str, Key]
 
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
 
@@ -42,16 +46,21 @@ def check_capabilities(document: Document, platform: Platform, operation: Operat
     """
     declared = platform.declared_capabilities()
     problems: List[Problem] = []
-    asked = [entry for item in document.objects() for entry in item.required_capabilities()]
-    asked.extend(operation.required_capabilities())
-    for capability, path, value in asked:
-        if capability not in declared:
-            problems.append(Problem(path.text, _missing(platform.NAME, capability, value, declared)))
+    for item in (*document.objects(), operation):
+        for capability, path, value in item.required_capabilities():
+            if capability not in declared:
+                problems.append(Problem(path.text, _missing(platform.NAME, capability, value, declared)))
+                if capability == item.KIND:
+                    break
     for kind in sorted(set(document.absent) | document.exact):
         if kind not in declared:
-            problems.append(Problem(kind, f"platform {platform.NAME} does not have it"))
+            problems.append(Problem(kind, f"platform {platform.NAME} does not have {_plural(kind)}"))
     if problems:
         raise NotSupportedError(_unique(problems))
+
+
+def _plural(kind: str) -> str:
+    return SECTIONS[kind].replace("_", " ")
 
 
 def _missing(name: str, capability: str, value: Any, declared: FrozenSet[str]) -> str:
@@ -61,8 +70,8 @@ def _missing(name: str, capability: str, value: Any, declared: FrozenSet[str]) -
     if isinstance(value, str) and value == word:
         nearest = f"; it can do {', '.join(others)}" if others else ""
         return f"platform {name} cannot do {show(value)}{nearest}"
-    if "." not in capability:
-        return f"platform {name} does not have {capability.replace('_', ' ')}s"
+    if capability in SECTIONS:
+        return f"platform {name} does not have {_plural(capability)}"
     return f"platform {name} cannot do this (capability {capability})"
 
 
@@ -74,36 +83,43 @@ def make_plan(document: Document, platform: Platform, before: State, operation: 
     """Compute the changes that take a host from its current state to what a document says.
 
     before: the current objects of all of `document.kinds_to_read()` that the platform knows.
-    Raises ValidateError with every problem that was found; nothing is changed by this.
+    Raises ValidateError with every problem that was found, NotSupportedError where a default asks for what the
+    platform cannot do; nothing is changed by this.
     """
     plan = Plan([], before, {kind: dict(objects) for kind, objects in before.items()})
     touched: Dict[str, Set[Key]] = {}
     problems: List[Problem] = []
+    declared = platform.declared_capabilities()
+    limited = {kind for kind, names in _capabilities_by_kind().items() if not names <= declared}
+    unable: List[Problem] = []
 
     for item in document.objects():
         current = before.get(item.KIND, {}).get(item.key)
         wanted = item.complete(current)
+        if item.KIND in limited:
+            wanted = _within_abilities(item, wanted, current, item.place, platform, unable)
         plan.wanted.setdefault(item.KIND, {})[item.key] = wanted
         touched.setdefault(item.KIND, set()).add(item.key)
-        problems.extend(wanted.problems_when_complete())
+        problems.extend(wanted.problems_when_complete(current))
         if current is None:
             plan.changes.append(Change(None, wanted, difference(None, wanted)))
             continue
         for field, old, new in frozen_fields(current, wanted):
-            problems.append(
-                Problem(
-                    item.place.field(field).text, f"is {show(old)} since it was made and cannot become {show(new)}"
-                )
-            )
+            message = f"is {show(plain(old))} since it was made and cannot become {show(plain(new))}"
+            problems.append(Problem(item.place.inner(field).text, message))
         fields = difference(current, wanted)
         if fields:
             plan.changes.append(Change(current, wanted, fields))
 
-    for item in _going(document, platform, before, plan.warnings):
+    going = _going(document, platform, before, plan.warnings)
+    for item in going:
         plan.changes.append(Change(item, None))
         del plan.wanted[item.KIND][item.key]
         touched.setdefault(item.KIND, set()).add(item.key)
+    _drop_parts(plan.wanted, {(item.KIND, item.label) for item in going}, touched)
 
+    if unable:
+        raise NotSupportedError(_unique(unable))
     problems.extend(check_whole(plan.wanted, touched, before.keys(), before))
     if problems:
         raise ValidateError(_unique(problems))
@@ -112,17 +128,121 @@ def make_plan(document: Document, platform: Platform, before: State, operation: 
     return plan
 
 
-def _going(document: Document, platform: Platform, before: State, warnings: List[str]) -> Iterator[Any]:
+@functools.lru_cache(maxsize=None)
+def _capabilities_by_kind() -> Mapping[str, FrozenSet[str]]:
+    return {kind: capabilities_of(cls) for kind, cls in KINDS.items()}
+
+
+def _within_abilities(
+    said: Any, wanted: Any, current: Any, path: Path, platform: Platform, unable: List[Problem]
+) -> Any:
+    """Return a complete object without those defaults that the platform cannot do.
+
+    Where a default is one of several choices (a disk's bus), it is left to the platform. Where it switches something
+    on (a guard), leaving it out in silence would be a lie, so that is a problem.
+    """
+    declared = platform.declared_capabilities()
+    fields: Dict[str, Any] = {}
+    for name, entry, value in wanted.items():
+        asked = getattr(said, name) if said is not None else None
+        present = getattr(current, name) if current is not None else None
+        if isinstance(value, ModelObject):
+            inner = _within_abilities(asked, value, present, path.field(name), platform, unable)
+            if inner is not value:
+                fields[name] = inner
+        elif isinstance(value, tuple) and value and isinstance(value[0], ModelObject):
+            asked_by_key = {item.key: item for item in asked or ()}
+            present_by_key = {item.key: item for item in present or ()}
+            fields[name] = tuple(
+                _within_abilities(
+                    asked_by_key.get(item.key),
+                    item,
+                    present_by_key.get(item.key),
+                    path.field(name).item(item.label),
+                    platform,
+                    unable,
+                )
+                for item in value
+            )
+        if entry.capability is None or asked is not None or current is not None:
+            continue
+        if entry.capability.endswith(".*"):
+            if not {f"{entry.capability[:-1]}{element}" for element in named(value)} <= declared:
+                fields[name] = None
+        elif value != wanted.neutral_of(name) and value not in ("", ()) and entry.capability not in declared:
+            unable.append(
+                Problem(
+                    path.field(name).text,
+                    f"is {show(plain(value))} where not given, which platform {platform.NAME} cannot do (capability "
+                    f"{entry.capability}); allowed is {show(wanted.neutral_of(name))}",
+                )
+            )
+    return dataclasses.replace(wanted, **fields) if fields else wanted
+
+
+def _going(document: Document, platform: Platform, before: State, warnings: List[str]) -> List[ModelObject]:
+    """Return what is to be removed: what is absent, what `exact` prunes, and what is removed along with either."""
+    going: Dict[Place, ModelObject] = {}
+    pruned: Set[Place] = set()
+    kept: Dict[Place, str] = {}
     for kind in sorted(set(document.absent) | document.exact, key=ORDER.__getitem__):
         for key, item in before.get(kind, {}).items():
             if key in document.absent.get(kind, ()):
-                yield item
+                going[kind, key] = item
             elif kind in document.exact and key not in document.present.get(kind, {}):
                 reason = platform.owner(kind).keeps(item, before)
                 if reason is None:
-                    yield item
+                    going[kind, key] = item
+                    pruned.add((kind, key))
                 else:
-                    warnings.append(f"{item.place.text} is not listed and was kept, since {reason}")
+                    kept[kind, key] = reason
+    if pruned:
+        _keep_used(document, before, going, pruned, kept)
+    warnings.extend(
+        f"{before[kind][key].place.text} is not listed and was kept, since {reason}"
+        for (kind, key), reason in sorted(kept.items(), key=lambda entry: (ORDER[entry[0][0]], str(entry[0][1])))
+    )
+    if going:
+        gone = {(item.KIND, item.label) for item in going.values()}
+        for kind, objects in before.items():
+            for key, item in objects.items():
+                listed = key in document.present.get(kind, {})
+                if not listed and any((what, label) in gone for what, label, how in item.belongs_to() if how == "remove"):
+                    going.setdefault((kind, key), item)
+    return list(going.values())
+
+
+def _keep_used(
+    document: Document, before: State, going: Dict[Place, ModelObject], pruned: Set[Place], kept: Dict[Place, str]
+) -> None:
+    """Keep of what `exact` would prune whatever is used by something that stays and is not in the document."""
+    staying = [
+        item
+        for kind, objects in before.items()
+        for key, item in objects.items()
+        if (kind, key) not in going and key not in document.present.get(kind, {})
+    ]
+    while staying:
+        item = staying.pop()
+        parts = {(kind, label) for kind, label, _how in item.belongs_to()}
+        for kind, label, path in item.references(True):
+            place = (kind, (label,))
+            if place in pruned and (kind, label) not in parts:
+                kept[place] = f"{path.text} uses it"
+                pruned.remove(place)
+                staying.append(going.pop(place))
+
+
+def _drop_parts(wanted: State, gone: Set[Tuple[str, str]], touched: Mapping[str, Set[Key]]) -> None:
+    if not gone:
+        return
+    for kind, objects in wanted.items():
+        for key in [
+            key
+            for key, item in objects.items()
+            if key not in touched.get(kind, ()) and any((what, label) in gone for what, label, _how in item.belongs_to())
+        ]:
+            del objects[key]
 
 
 def _ask_platform(plan: Plan, platform: Platform, operation: Operation) -> None:
@@ -152,30 +272,32 @@ def order(changes: Sequence[Change]) -> List[Change]:
 
     An object is made or changed after those that it names, and after whoever holds something that it claims has let
     go of it; it goes after those that named it have changed or gone. Among equals the order in which a host is built
-    decides. Where two wait for each other (two switches that swap their uplinks) that order decides too.
+    decides. Where changes wait for each other in a circle (two switches that swap their uplinks), one of them lets go
+    in a step of its own, if it can; otherwise those of the circle stand together.
     """
-    ranked = sorted(changes, key=_rank)
+    ranked = _with_releases(sorted(changes, key=_rank))
     waits = dependencies(ranked)
-    followers: Dict[int, List[int]] = {}
+    circle_of = circles(waits)
+    members: Dict[int, List[int]] = {}
+    for number, circle in enumerate(circle_of):
+        members.setdefault(circle, []).append(number)
+    followers: Dict[int, Set[int]] = {circle: set() for circle in members}
+    missing = {circle: 0 for circle in members}
     for number, others in enumerate(waits):
         for other in others:
-            followers.setdefault(other, []).append(number)
-    missing = [len(others) for others in waits]
-    free = [number for number, count in enumerate(missing) if count == 0]
+            if circle_of[other] != circle_of[number] and circle_of[number] not in followers[circle_of[other]]:
+                followers[circle_of[other]].add(circle_of[number])
+                missing[circle_of[number]] += 1
+    free = [(numbers[0], circle) for circle, numbers in members.items() if missing[circle] == 0]
     heapq.heapify(free)
-    taken: Set[int] = set()
     result: List[Change] = []
-    while len(result) < len(ranked):
-        # A circle: nothing is free, so the first in building order goes ahead.
-        number = heapq.heappop(free) if free else next(n for n in range(len(ranked)) if n not in taken)
-        if number in taken:
-            continue
-        taken.add(number)
-        result.append(ranked[number])
-        for follower in followers.get(number, ()):
+    while free:
+        _first, circle = heapq.heappop(free)
+        result.extend(ranked[number] for number in members[circle])
+        for follower in followers[circle]:
             missing[follower] -= 1
             if missing[follower] == 0:
-                heapq.heappush(free, follower)
+                heapq.heappush(free, (members[follower][0], follower))
     return result
 
 
@@ -185,16 +307,96 @@ def _rank(change: Change) -> Tuple[int, int, str]:
     return (1, -position, change.item.label) if change.action == "delete" else (0, position, change.item.label)
 
 
+def _with_releases(changes: List[Change]) -> List[Change]:
+    """Return the changes with those that break circles put in, as far as the objects can do without what they claim."""
+    while True:
+        waits = dependencies(changes)
+        circle_of = circles(waits)
+        claimants: Dict[int, Dict[Tuple[str, str], Set[int]]] = {}
+        size: Dict[int, int] = {}
+        for number, circle in enumerate(circle_of):
+            size[circle] = size.get(circle, 0) + 1
+            for claim in _claims(changes[number].after) - _claims(changes[number].before):
+                claimants.setdefault(circle, {}).setdefault(claim, set()).add(number)
+        result: List[Change] = []
+        broken: Set[int] = set()
+        for number, change in enumerate(changes):
+            circle = circle_of[number]
+            if size[circle] > 1 and circle not in broken and change.before is not None:
+                wanted = {
+                    claim
+                    for claim in _claims(change.before) - _claims(change.after)
+                    if claimants.get(circle, {}).get(claim, set()) - {number}
+                }
+                released = change.before.release(wanted) if wanted else None
+                if released is not None and released != change.after:
+                    broken.add(circle)
+                    result.append(Change(change.before, released, difference(change.before, released)))
+                    fields = difference(released, change.after) if change.after is not None else ()
+                    change = dataclasses.replace(change, before=released, fields=fields)
+            result.append(change)
+        if not broken:
+            return changes
+        changes = sorted(result, key=_rank)
+
+
+def circles(waits: Sequence[Set[int]]) -> List[int]:
+    """Return, for each change, the number of the circle that it is in: the least number among its members.
+
+    waits: for each change the numbers of those that it waits for. A change in no circle is one by itself. The circles
+    are the strongly connected components, found by Tarjan's algorithm without recursion.
+    """
+    index: Dict[int, int] = {}
+    low: Dict[int, int] = {}
+    open_: List[int] = []
+    is_open: Set[int] = set()
+    result = list(range(len(waits)))
+    for root in range(len(waits)):
+        if root in index:
+            continue
+        work: List[Tuple[int, Iterator[int]]] = [(root, iter(sorted(waits[root])))]
+        index[root] = low[root] = len(index)
+        open_.append(root)
+        is_open.add(root)
+        while work:
+            number, others = work[-1]
+            other = next(others, None)
+            if other is None:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[number])
+                if low[number] == index[number]:
+                    component: List[int] = []
+                    while number not in component[-1:]:
+                        component.append(open_.pop())
+                    is_open.difference_update(component)
+                    for member in component:
+                        result[member] = min(component)
+            elif other not in index:
+                index[other] = low[other] = len(index)
+                open_.append(other)
+                is_open.add(other)
+                work.append((other, iter(sorted(waits[other]))))
+            elif other in is_open:
+                low[number] = min(low[number], index[other])
+    return result
+
+
 def dependencies(changes: Sequence[Change]) -> List[Set[int]]:
     """Return, for each change, the numbers of those that it has to wait for."""
     makers: Dict[Tuple[str, str], int] = {}
     removers: Dict[Tuple[str, str], int] = {}
     releasers: Dict[Tuple[str, str], Set[int]] = {}
+    steps: Dict[Place, int] = {}
+    waits: List[Set[int]] = [set() for _change in changes]
     for number, change in enumerate(changes):
+        # A second change of one object follows the first.
+        if (change.kind, change.key) in steps:
+            waits[number].add(steps[change.kind, change.key])
+        steps[change.kind, change.key] = number
         (removers if change.after is None else makers)[(change.kind, change.item.label)] = number
         for claim in _claims(change.before) - _claims(change.after):
             releasers.setdefault(claim, set()).add(number)
-    waits: List[Set[int]] = [set() for _change in changes]
     for number, change in enumerate(changes):
         for reference in _references(change.after):
             if reference in makers:
@@ -217,14 +419,19 @@ def _claims(item: Any) -> FrozenSet[Tuple[str, str]]:
 
 
 def batches(changes: Sequence[Change], platform: Platform) -> Iterator[Tuple[Any, List[Change]]]:
-    """Yield (interface, changes) for runs of changes of one interface of which none depends on another."""
+    """Yield (interface, changes) for runs of changes of one interface of which none depends on another.
+
+    Changes that wait for each other in a circle are in one run, for the interface to make as one.
+    """
     waits = dependencies(changes)
+    circle_of = circles(waits)
     owner: Optional[Any] = None
     batch: List[Change] = []
     numbers: Set[int] = set()
     for number, change in enumerate(changes):
         interface = platform.owner(change.kind)
-        if batch and (interface is not owner or waits[number] & numbers):
+        waited_for = {other for other in waits[number] & numbers if circle_of[other] != circle_of[number]}
+        if batch and (interface is not owner or waited_for):
             yield owner, batch
             batch, numbers = [], set()
         owner = interface

@@ -122,6 +122,7 @@ class Interface:
     def apply(self, changes: Sequence[Change], context: Context) -> None:
         """Make the changes; none of them depends on another, so they may be made at once or by one call.
 
+        The exception are changes that wait for each other in a circle, such as two VMs that swap their MAC addresses.
         Calls context.begin before and context.done after each. Killed at any point, a second run must finish the job.
         Raises ApplyError and the like; changes that were not done by then are not.
         """

@@ -14,7 +14,7 @@ from ..model.document import KINDS, Document, State, to_document
 from ..model.operation import Operation
 from ..model.schema import Plain
 from ..model.types import show
-from .change import Change, difference
+from .change import Change, not_taken, plain
 from .plan import Plan, batches, check_capabilities, make_plan, names_to_read
 from .platform import Context, Platform
 
@@ -62,19 +62,20 @@ def run(platform: Platform, request: Request) -> Plain:
         platform.recover()
         plan = _read_and_plan(platform, request.document, operation)
         context = Context(plan.before, plan.wanted, operation, request.progress)
-        guarded: Optional[Plain] = None
-        if plan.changes:
-            guarded = _arm(plan, platform, context, operation)
-            try:
+        guarded = _arm(plan, platform, context, operation) if plan.changes else None
+        try:
+            if plan.changes:
                 _apply(plan, platform, context)
                 after = _verify(plan, platform)
-            except BareforgeError as error:
+            else:
+                after = plan.before
+            _finish(plan, platform, context, request.document)
+        except Exception as error:
+            undoing = _undo(platform, guarded)
+            if isinstance(error, BareforgeError):
                 error.details.setdefault("changes_made", [change.to_result() for change in context.finished])
-                _undo(platform, guarded, error)
-                raise
-        else:
-            after = plan.before
-        _finish(plan, platform, context, request.document)
+                error.details.update(undoing)
+            raise
     plan.warnings.extend(context.warnings)
     result = _result(plan, after)
     if guarded:
@@ -105,22 +106,24 @@ def _arm(plan: Plan, platform: Platform, context: Context, operation: Operation)
     return guarded
 
 
-def _undo(platform: Platform, guarded: Optional[Plain], error: BareforgeError) -> None:
+def _undo(platform: Platform, guarded: Optional[Plain]) -> Plain:
+    """Undo what was guarded and return what the error's details shall say of it."""
     guard = platform.guard() if guarded else None
     if guard is None or guarded is None:
-        return
+        return {}
     try:
         guard.undo(guarded["token"])
     except BareforgeError as failure:
-        error.details["guard"] = f"undoing failed too: {failure.message}; the host undoes by itself when its timer ends"
-    else:
-        error.details["guard"] = "the changes to the management path were undone"
+        return {"guard": f"undoing failed too: {failure.message}; the host undoes by itself when its timer ends"}
+    return {"guard": "the changes to the management path were undone"}
 
 
 def _apply(plan: Plan, platform: Platform, context: Context) -> None:
     for interface, changes in batches(plan.changes, platform):
+        already = len(context.finished)
         interface.apply(changes, context)
-        missing = [change for change in changes if not any(change is done for done in context.finished)]
+        done = {id(change) for change in context.finished[already:]}
+        missing = [change for change in changes if id(change) not in done]
         if missing:
             raise ApplyError(f"{missing[0]} was not carried out, and no reason was given")
 
@@ -132,7 +135,9 @@ def _verify(plan: Plan, platform: Platform) -> State:
         names[change.kind].extend(str(part) for part in change.key[:1])
     after = platform.read(kinds, {kind: keys for kind, keys in names.items() if keys})
     failures: List[str] = []
-    for change in plan.changes:
+    # An object that changes in two steps is looked at as it shall be in the end.
+    last = {(change.kind, change.key): change for change in plan.changes}
+    for change in last.values():
         shown = after.get(change.kind, {}).get(change.key)
         if change.after is None:
             if shown is not None:
@@ -140,21 +145,13 @@ def _verify(plan: Plan, platform: Platform) -> State:
         elif shown is None:
             failures.append(f"{change.item.place.text} is not there")
         else:
-            failures.extend(_not_taken(change.after, shown))
+            before = plan.before.get(change.kind, {}).get(change.key)
+            for path, asked, present in not_taken(before, change.after, shown):
+                place = change.item.place.inner(path.text).text
+                failures.append(f"{place}: asked was {show(plain(asked))}, the host shows {show(plain(present))}")
     if failures:
         raise VerifyError(f"did not take: {'; '.join(failures)}")
     return after
-
-
-def _not_taken(wanted: Any, shown: Any) -> List[str]:
-    failures = []
-    for name in difference(shown, wanted):
-        top = name.split(".")[0].split("[")[0]
-        old, new = (getattr(item, top) for item in (shown, wanted))
-        entry = wanted.options()[top]
-        old, new = (None if value is None else entry.type.write(value) for value in (old, new))
-        failures.append(f"{wanted.place.field(name).text}: asked was {top} {show(new)}, the host shows {show(old)}")
-    return failures
 
 
 def _finish(plan: Plan, platform: Platform, context: Context, document: Document) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from .schema import ModelObject, Nested, Value, Values, option
-from .types import Boolean, Choice, Name, Pattern, Text
+from .types import Boolean, Choice, Date, Name, Pattern, Text
 
 SSH_KEY = Pattern(
     r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com"
@@ -66,7 +66,7 @@ class User(ModelObject):
     )
     shell: Optional[str] = option(Value(Name()), "The login shell.", capability="user.shell")
     expires: Optional[str] = option(
-        Value(Pattern(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date such as 2027-01-31")),
+        Value(Date()),
         "The day from which the user may no longer log in.",
         clearable=True,
         capability="user.expires",

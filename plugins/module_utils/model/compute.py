@@ -17,6 +17,7 @@ from .types import (
     Boolean,
     Checksum,
     Choice,
+    CpuSet,
     HostName,
     Integer,
     InterfaceAddress,
@@ -28,8 +29,6 @@ from .types import (
     Text,
     Url,
 )
-
-CPU_SET = Pattern(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", "a list of cores such as 0-3,8")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,11 @@ class TemplateSource(ModelObject):
         Value(AbsolutePath()), "The image's path on the host.", capability="template.source.path"
     )
     vm: Optional[str] = option(
-        Value(Name()), "A powered-off VM whose first disk is taken.", reference="vm", capability="template.source.vm"
+        Value(Name()),
+        "A powered-off VM whose first disk is taken.",
+        reference="vm",
+        when_gone="ignore",
+        capability="template.source.vm",
     )
     format: Optional[str] = option(
         Value(Choice("qcow2", "raw", "vmdk", "vhdx", "vhd", "ova")),
@@ -88,8 +91,10 @@ class Template(ModelObject):
     )
     description: Optional[str] = option(Value(Text(maximum=200)), "What it is.", clearable=True)
 
-    def check(self) -> Iterator[Tuple[str, str]]:
-        if self.source and (self.source.url or self.source.path) and not self.checksum:
+    def check_new(self, current: Optional[Template]) -> Iterator[Tuple[str, str]]:
+        if current is None and self.source is None:
+            yield "source", "must be given for a new template"
+        if current is None and self.source and (self.source.url or self.source.path) and not self.checksum:
             yield "checksum", "must be given for an image from a url or path"
 
 
@@ -122,7 +127,7 @@ class Cpu(ModelObject):
         capability="vm.cpu.reservation",
     )
     pinning: Optional[str] = option(
-        Value(CPU_SET), "The host's cores that it may run on.", clearable=True, capability="vm.cpu.pinning"
+        Value(CpuSet()), "The host's cores that it may run on.", clearable=True, capability="vm.cpu.pinning"
     )
 
     def check_complete(self) -> Iterator[Tuple[str, str]]:
@@ -311,7 +316,11 @@ class Vm(ModelObject):
 
     name: Optional[str] = option(Value(Name()), "The VM's name.", key=True)
     template: Optional[str] = option(
-        Value(Name()), "The template that it is made from.", create_only=True, reference="template"
+        Value(Name()),
+        "The template that it is made from.",
+        create_only=True,
+        reference="template",
+        when_gone="ignore",
     )
     clone: Optional[str] = option(
         Value(Choice("linked", "full")),
@@ -361,14 +370,18 @@ class Vm(ModelObject):
     )
     description: Optional[str] = option(Value(Text(multiline=True, maximum=2000)), "What it is for.", clearable=True)
 
-    def check_complete(self) -> Iterator[Tuple[str, str]]:
-        if self.memory is None:
+    def check_new(self, current: Optional[Vm]) -> Iterator[Tuple[str, str]]:
+        if current is None and self.memory is None:
             yield "memory", "must be given for a new VM"
+        known = {disk.name for disk in (current.disks if current is not None else None) or ()}
+        for number, disk in enumerate(self.disks or ()):
+            made_from_template = number == 0 and current is None and self.template is not None
+            if disk.size is None and disk.name not in known and not made_from_template:
+                yield f"disks['{disk.name}'].size", "must be given, since the disk is not made from a template"
+
+    def check_complete(self) -> Iterator[Tuple[str, str]]:
         if self.secure_boot and self.firmware == "bios":
             yield "secure_boot", "needs firmware uefi, not bios"
-        for number, disk in enumerate(self.disks or ()):
-            if disk.size is None and (number > 0 or self.template is None):
-                yield f"disks['{disk.name}'].size", "must be given, since the disk is not made from a template"
 
 
 @dataclass(frozen=True)
@@ -378,7 +391,9 @@ class Snapshot(ModelObject):
     KIND = "snapshot"
     DESCRIPTION = "A snapshot (checkpoint) of a VM."
 
-    vm: Optional[str] = option(Value(Name()), "The virtual machine.", key=True, reference="vm")
+    vm: Optional[str] = option(
+        Value(Name()), "The virtual machine; its snapshots go with it.", key=True, reference="vm", when_gone="include"
+    )
     name: Optional[str] = option(Value(Name()), "The snapshot's name.", key=True)
     description: Optional[str] = option(Value(Text(maximum=2000)), "What it is for.", create_only=True)
     memory: Optional[bool] = option(
@@ -404,7 +419,9 @@ class Backup(ModelObject):
     KIND = "backup"
     DESCRIPTION = "A backup of a VM: its disks and configuration in a directory or store, with checksums."
 
-    vm: Optional[str] = option(Value(Name()), "The virtual machine.", key=True, reference="vm")
+    vm: Optional[str] = option(
+        Value(Name()), "The virtual machine; its backups outlive it.", key=True, reference="vm", when_gone="ignore"
+    )
     name: Optional[str] = option(Value(Name()), "The backup's name.", key=True)
     target: Optional[str] = option(
         Value(Text(maximum=1024, minimum=1)), "The directory, pool or store.", required=True, create_only=True

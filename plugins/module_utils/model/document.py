@@ -78,6 +78,20 @@ def iterate_options(cls: Type[ModelObject], prefix: str = "") -> Iterator[Tuple[
             yield from iterate_options(inner, f"{prefix}{name}.")
 
 
+def capabilities_of(cls: Type[ModelObject]) -> FrozenSet[str]:
+    """Return the capabilities that a platform can have for a kind, with one for each choice where they end in ``*``."""
+    names: Set[str] = {cls.KIND} if cls.KIND else set()
+    for _name, entry in iterate_options(cls):
+        if entry.capability is None:
+            continue
+        if entry.capability.endswith(".*"):
+            choices = getattr(getattr(entry.type, "type", None), "choices", None) or ()
+            names |= {f"{entry.capability[:-1]}{choice}" for choice in choices}
+        else:
+            names.add(entry.capability)
+    return frozenset(names)
+
+
 class Document:
     """What a user wants of a host.
 
@@ -112,10 +126,16 @@ class Document:
         for section, value in data.items():
             kind = KIND_OF_SECTION.get(section) if isinstance(section, str) else None
             if kind is None:
-                problems.append(Problem(str(section), f"unknown; known are {', '.join(SECTIONS.values())}"))
+                problems.append(Problem(Path().field(section).text, f"unknown; known are {', '.join(SECTIONS.values())}"))
             elif value is not None:
                 document._read_section(kind, section, value, problems)
         document.exact = frozenset(cls._read_exact(exact, problems))
+        for kind in sorted(document.exact):
+            if data.get(SECTIONS[kind]) is None:
+                # More likely a variable that is not set than the wish to remove everything.
+                problems.append(
+                    Problem("exact", f"names {kind}, but there is no {SECTIONS[kind]}; an empty list says that none is wanted")
+                )
         if problems:
             raise ValidateError(problems)
         return document
@@ -127,7 +147,7 @@ class Document:
             problems.append(Problem("exact", f"{show(exact)} is not allowed; allowed is a list of kinds"))
             return
         for kind in exact:
-            if kind not in many:
+            if not isinstance(kind, str) or kind not in many:
                 problems.append(Problem("exact", f"{show(kind)} is not allowed; allowed are {', '.join(many)}"))
             else:
                 yield str(kind)
@@ -147,10 +167,13 @@ class Document:
         cls = KINDS[kind]
         state = "present"
         if isinstance(value, Mapping) and "state" in value:
-            state = value["state"]
+            state = "present" if value["state"] is None else value["state"]
             value = {name: element for name, element in value.items() if name != "state"}
-            if state not in ("present", "absent") or (state == "absent" and not cls.key_fields()):
-                problems.append(Problem(path.field("state").text, f"{show(state)} is not allowed; allowed is present or absent"))
+            allowed = ("present", "absent") if cls.key_fields() else ("present",)
+            if not isinstance(state, str) or state not in allowed:
+                problems.append(
+                    Problem(path.field("state").text, f"{show(state)} is not allowed; allowed is {' or '.join(allowed)}")
+                )
                 return
         if state == "absent" and isinstance(value, Mapping):
             # What is to go is told by its key alone: its other fields need not be complete or even right.
@@ -220,7 +243,7 @@ def check_whole(
     before: the host as it is.
     """
     problems = list(_check_references(whole, touched, known, before or {}))
-    for check in (_check_claims, _check_addresses, _check_ports):
+    for check in (_check_circles, _check_claims, _check_addresses, _check_ports):
         problems.extend(check(whole, touched))
     return problems
 
@@ -238,16 +261,36 @@ def _check_references(
     whole: State, touched: Mapping[str, Collection[Key]], known: Collection[str], before: State
 ) -> Iterator[Problem]:
     names = {kind: {item.label for item in whole.get(kind, {}).values()} for kind in known}
+    shown: Dict[str, str] = {}
     for item in _all_objects(whole):
         exists = item.key in before.get(item.KIND, {})
         for kind, label, path in item.references(exists):
             if kind not in names or label in names[kind]:
                 continue
             if _is_touched(item, touched):
-                there = ", ".join(sorted(names[kind])[:10]) or "none"
-                yield Problem(path.text, f"there is no {kind.replace('_', ' ')} {show(label)}; there are: {there}")
+                if kind not in shown:
+                    first = sorted(names[kind])[:10]
+                    more = f" and {len(names[kind]) - 10} more" if len(names[kind]) > 10 else ""
+                    shown[kind] = f"{', '.join(show(name) for name in first)}{more}" if first else "none"
+                yield Problem(path.text, f"there is no {kind.replace('_', ' ')} {show(label)}; there are: {shown[kind]}")
             elif (label,) in touched.get(kind, ()):
                 yield Problem(Path(kind).item(label).text, f"cannot go, since it is used by {path.text}")
+
+
+def _check_circles(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
+    parents = {item.label: str(getattr(item, "parent", "")) for item in whole.get("resource_pool", {}).values()}
+    sound: Set[str] = set()
+    for item in whole.get("resource_pool", {}).values():
+        way: List[str] = []
+        name = item.label
+        while name in parents and name not in sound and name not in way:
+            way.append(name)
+            name = parents[name]
+        if name in way:
+            if any((step,) in touched.get("resource_pool", ()) for step in way):
+                steps = " in ".join(show(step) for step in (*way[way.index(name) :], name))
+                yield Problem(item.place.field("parent").text, f"the pool would lie in itself: {steps}")
+        sound.update(way)
 
 
 def _check_claims(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
@@ -255,29 +298,35 @@ def _check_claims(whole: State, touched: Mapping[str, Collection[Key]]) -> Itera
     for item in _all_objects(whole):
         for what, name, path in item.claims():
             other = owners.setdefault((what, name), (item, path))
-            if other[1].text != path.text and (_is_touched(item, touched) or _is_touched(other[0], touched)):
+            # Long names are cut in paths, so that two objects can share the text of one.
+            if other[1] is not path and (_is_touched(item, touched) or _is_touched(other[0], touched)):
                 yield Problem(path.text, f"the {what} {show(name)} is taken by {other[1].text} already")
 
 
 def _check_addresses(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
     networks = {item.label: item for item in whole.get("virtual_network", {}).values()}
     switches = {item.label: item for item in whole.get("virtual_switch", {}).values()}
-    owners: Dict[Tuple[str, str], Tuple[ModelObject, str]] = {}
+    owners: Dict[Tuple[str, str], Tuple[ModelObject, Path]] = {}
+    subnets_of = {
+        name: [ipaddress.ip_network(subnet) for subnet in getattr(network, "subnets", None) or ()]
+        for name, network in networks.items()
+    }
     for item, port, path in _ports(whole):
         name = getattr(port, "network", None)
         network = networks.get(name) if name else None
         for address in getattr(port, "addresses", None) or ():
             ip = ipaddress.ip_interface(address).ip
-            place = path.field("addresses").text
+            place = path.field("addresses")
             other = owners.setdefault((str(name), str(ip)), (item, place))
-            if other[1] != place and (_is_touched(item, touched) or _is_touched(other[0], touched)):
-                yield Problem(place, f"the address {ip} on network {show(name)} is taken by {other[1]} already")
-            subnets = getattr(network, "subnets", None) or ()
-            if subnets and not any(ip in ipaddress.ip_network(subnet) for subnet in subnets):
+            if other[1] is not place and (_is_touched(item, touched) or _is_touched(other[0], touched)):
+                yield Problem(
+                    place.text, f"the address {ip} on network {show(name)} is taken by {other[1].text} already"
+                )
+            subnets = subnets_of.get(name or "", ())
+            if subnets and not any(ip in subnet for subnet in subnets):
                 if _is_touched(item, touched) or (network is not None and _is_touched(network, touched)):
-                    yield Problem(
-                        place, f"{ip} lies in none of the subnets of network {show(name)}: {', '.join(subnets)}"
-                    )
+                    there = ", ".join(str(subnet) for subnet in subnets)
+                    yield Problem(place.text, f"{ip} lies in none of the subnets of network {show(name)}: {there}")
         switch = switches.get(getattr(network, "switch", "")) if network is not None else None
         if item.KIND == "host_interface" and getattr(switch, "type", None) == "private" and _is_touched(item, touched):
             yield Problem(

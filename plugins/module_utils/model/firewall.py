@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from dataclasses import dataclass
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple, TypeVar
 
 from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .types import Boolean, Choice, Cidr, Integer, IpAddress, Name, PortRange, Text
@@ -39,6 +39,26 @@ SERVICES: Dict[str, Tuple[Tuple[str, Tuple[str, ...]], ...]] = {
     "rdp": (("tcp", ("3389",)),),
     "node_exporter": (("tcp", ("9100",)),),
 }
+
+ObjectType = TypeVar("ObjectType", bound=ModelObject)
+
+
+def shown_otherwise(asked: ObjectType, field: str) -> ObjectType:
+    """Return the current object for one that the host shows otherwise than it was last asked for.
+
+    A filter that somebody has changed by hand may be anything, for which the model need not have words. So the field is
+    not told, which differs from whatever a user can want of it, and what the user leaves open is taken from what was
+    asked before and not from what is there by accident.
+
+    asked: the object as it was last asked for. field: a field that always has a value.
+    """
+    shown = dataclasses.replace(asked, **{field: None})
+    object.__setattr__(shown, "_asked", asked)
+    return shown
+
+
+def _last_asked(current: Optional[ObjectType]) -> Optional[ObjectType]:
+    return getattr(current, "_asked", current)
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,9 @@ class Firewall(ModelObject):
         default=False,
         capability="firewall.log_denied",
     )
+
+    def complete(self, current: Optional[Firewall]) -> Firewall:
+        return super().complete(_last_asked(current))
 
 
 @dataclass(frozen=True)
@@ -169,7 +192,7 @@ class FirewallRule(ModelObject):
             yield "service", "goes without protocol and ports, which it stands for"
 
     def complete(self, current: Optional[FirewallRule]) -> FirewallRule:
-        whole = super().complete(current)
+        whole = super().complete(_last_asked(current))
         # A service stands for protocol and ports: whichever of the two the user names replaces the other.
         if self.service:
             return dataclasses.replace(whole, protocol="any", ports=())
@@ -219,13 +242,16 @@ class PortAcl(ModelObject):
     KIND = "port_acl"
     DESCRIPTION = "The filter on one NIC of a VM: anti-spoofing, DHCP and router guard, and rules to allow or deny."
 
-    vm: Optional[str] = option(Value(Name()), "The virtual machine.", key=True, reference="vm")
+    vm: Optional[str] = option(
+        Value(Name()), "The virtual machine; the filter goes with it.", key=True, reference="vm", when_gone="remove"
+    )
     nic: Optional[str] = option(Value(Name()), "The name of its NIC.", key=True)
     mac_spoofing: Optional[bool] = option(
         Value(Boolean()),
         "Whether the VM may send from other MAC addresses than its own.",
         default=False,
         capability="port_acl.mac_spoofing",
+        neutral=True,
     )
     allowed_ipv4: Optional[Tuple[str, ...]] = option(
         Values(IpAddress(4), maximum=256),
@@ -245,12 +271,14 @@ class PortAcl(ModelObject):
         "Whether answers of a DHCP server in the VM are dropped.",
         default=True,
         capability="port_acl.dhcp_guard",
+        neutral=False,
     )
     router_guard: Optional[bool] = option(
         Value(Boolean()),
         "Whether router advertisements and redirects of the VM are dropped.",
         default=True,
         capability="port_acl.router_guard",
+        neutral=False,
     )
     default_inbound: Optional[str] = option(
         Value(Choice("allow", "deny")), "What happens to traffic to the VM that no rule names.", default="allow"
@@ -261,3 +289,6 @@ class PortAcl(ModelObject):
     rules: Optional[Tuple[PortAclRule, ...]] = option(
         NestedList(PortAclRule), "The rules in their order.", default=[], capability="port_acl.rules"
     )
+
+    def complete(self, current: Optional[PortAcl]) -> PortAcl:
+        return super().complete(_last_asked(current))

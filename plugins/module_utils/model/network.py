@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Set, Tuple
 
 from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .types import (
@@ -163,6 +163,15 @@ class VirtualSwitch(ModelObject):
     security: Optional[SwitchSecurity] = option(Nested(SwitchSecurity), "What its ports may do.")
     nat: Optional[Nat] = option(Nested(Nat), "The private network of a switch of type nat.")
     kvm: Optional[KvmSwitch] = option(Nested(KvmSwitch), "What only a KVM or plain Xen host has.")
+
+    def release(self, claims: Set[Tuple[str, str]]) -> Optional[VirtualSwitch]:
+        left = tuple(uplink for uplink in self.uplinks or () if ("uplink", uplink) not in claims)
+        return dataclasses.replace(self, uplinks=left, bond=self._bond_of(left))
+
+    def _bond_of(self, uplinks: Tuple[str, ...]) -> Optional[Bond]:
+        if self.bond is None or len(uplinks) < 2:
+            return None
+        return self.bond if self.bond.primary in uplinks else dataclasses.replace(self.bond, primary=None)
 
     def complete(self, current: Optional[VirtualSwitch]) -> VirtualSwitch:
         whole = super().complete(current)

@@ -12,6 +12,8 @@ wants and what a host shows.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Type, TypeVar
 
 from ..errors import Problem, ValidateError
@@ -19,6 +21,9 @@ from .types import ValueType, show
 
 Plain = Dict[str, Any]
 ObjectType = TypeVar("ObjectType", bound="ModelObject")
+
+AS_DEFAULT: Any = object()
+"""Stands for "the same as the default" in Option.neutral."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +38,13 @@ class Option:
     secret: whether it must never be shown; it is not compared and not gathered.
     create_only: whether it is settled when the object is made.
     reference: the kind whose object's key it names, or of whose objects it lists the keys.
+    when_gone: what it means for this object that the one it names is to go: ``refuse`` (that one cannot go as long as
+        it is named), ``remove`` (this object is removed before it), ``include`` (this object is a part of it and goes
+        with it) or ``ignore`` (it only says what this object was made from).
     claims: what it takes for itself alone, such as ``uplink``: two objects of a host may not claim the same one.
-    capability: what a platform must be able to do for a value other than None, False, an empty list and the default;
+    capability: what a platform must be able to do for a value other than None, an empty list and the neutral one;
         ``*`` appends the value itself, as in ``virtual_switch.type.*``.
+    neutral: the value that takes no ability; the default where it is not said.
     clearable: whether an empty text says "none" as opposed to "as it is".
     """
 
@@ -47,8 +56,10 @@ class Option:
     secret: bool = False
     create_only: bool = False
     reference: Optional[str] = None
+    when_gone: str = "refuse"
     claims: Optional[str] = None
     capability: Optional[str] = None
+    neutral: Any = AS_DEFAULT
     clearable: bool = False
 
 
@@ -57,15 +68,24 @@ def option(type: "FieldType", description: str, **properties: Any) -> Any:
     return dataclasses.field(default=None, metadata={"option": Option(type, description, **properties)})
 
 
+PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
 class Path:
     """Where a value stands in the document, as shown to the user."""
 
     def __init__(self, text: str = "") -> None:
         self.text = text
 
-    def field(self, name: str) -> "Path":
-        """Return the path of a field of the object here."""
-        return Path(f"{self.text}.{name}" if self.text else name)
+    def field(self, name: Any) -> "Path":
+        """Return the path of a field of the object here; a name that is no word is quoted like a key."""
+        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+            return Path(f"{self.text}[{show(name)}]")
+        return Path(f"{self.text}.{name}" if self.text else str(name))
+
+    def inner(self, path: str) -> "Path":
+        """Return the path that a relative one, such as ``bond.primary`` or ``routes['a'].gateway``, has from here."""
+        return Path(f"{self.text}.{path}" if self.text and path else self.text or path)
 
     def item(self, label: Any) -> "Path":
         """Return the path of an element of the list here, by its key or its number."""
@@ -134,14 +154,16 @@ class Values(FieldType):
             )
             return None
         result: List[Any] = []
+        seen: Set[Any] = set()
         for number, element in enumerate(value):
             try:
                 parsed = self.type.parse(element)
             except ValueError as error:
                 problems.append(Problem(path.item(number).text, str(error)))
                 continue
-            if parsed in result:
+            if parsed in seen:
                 problems.append(Problem(path.item(number).text, f"{show(parsed)} is listed twice"))
+            seen.add(parsed)
             result.append(parsed)
         return tuple(result if self.ordered else sorted(result))
 
@@ -181,12 +203,16 @@ class NestedList(FieldType):
     from the current one with the same key.
 
     ordered: whether the order means something.
+    partial: whether objects that the list does not name are left alone instead.
     """
 
-    def __init__(self, cls: Type["ModelObject"], ordered: bool = True, maximum: int = 4096) -> None:
+    def __init__(
+        self, cls: Type["ModelObject"], ordered: bool = True, maximum: int = 4096, partial: bool = False
+    ) -> None:
         self.cls = cls
         self.ordered = ordered
         self.maximum = maximum
+        self.partial = partial
 
     def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
         if not isinstance(value, (list, tuple)) or len(value) > self.maximum:
@@ -212,7 +238,11 @@ class NestedList(FieldType):
 
     def complete(self, wanted: Any, current: Any) -> Any:
         known = {item.key: item for item in current or ()}
-        return tuple(item.complete(known.get(item.key)) for item in wanted)
+        result = [item.complete(known.get(item.key)) for item in wanted]
+        if self.partial:
+            named = {item.key for item in wanted}
+            result.extend(item for item in current or () if item.key not in named)
+        return tuple(result if self.ordered else sorted(result, key=lambda item: str(item.key)))
 
     def argument(self) -> Plain:
         return {"type": "list", "elements": "dict", "options": self.cls.argument_spec()}
@@ -234,7 +264,7 @@ class TextMap(FieldType):
             try:
                 result[self.name.parse(name)] = self.value.parse(element)
             except ValueError as error:
-                problems.append(Problem(path.item(str(name)).text, str(error)))
+                problems.append(Problem(path.item(name if isinstance(name, str) else show(name)).text, str(error)))
         return tuple(sorted(result.items()))
 
     def write(self, value: Any) -> Any:
@@ -256,14 +286,22 @@ class ModelObject:
     DESCRIPTION: ClassVar[str] = ""
 
     @classmethod
-    def options(cls) -> Dict[str, Option]:
+    @functools.lru_cache(maxsize=None)
+    def options(cls) -> Mapping[str, Option]:
         """Return the fields by name, in the order of their declaration."""
         return {field.name: field.metadata["option"] for field in dataclasses.fields(cls)}
 
     @classmethod
+    @functools.lru_cache(maxsize=None)
     def key_fields(cls) -> Tuple[str, ...]:
         """Return the names of the fields that make up the key; none for a kind of which a host has only one."""
         return tuple(name for name, entry in cls.options().items() if entry.key)
+
+    @classmethod
+    @functools.lru_cache(maxsize=None)
+    def defaults(cls) -> Mapping[str, Any]:
+        """Return the fields' defaults in canonical form, None for fields that have none."""
+        return {name: cls.default_of(entry) for name, entry in cls.options().items()}
 
     @classmethod
     def label_of(cls, value: Any) -> Optional[str]:
@@ -304,7 +342,7 @@ class ModelObject:
         before = len(problems)
         for name in value:
             if name not in options:
-                problems.append(Problem(path.field(str(name)).text, f"unknown; known are {', '.join(options)}"))
+                problems.append(Problem(path.field(name).text, f"unknown; known are {', '.join(options)}"))
         for name, entry in options.items():
             given = value.get(name)
             if given is None:
@@ -319,7 +357,7 @@ class ModelObject:
             return None
         item = cls(**fields)
         if len(problems) == before:
-            problems.extend(Problem(path.field(name).text if name else path.text, text) for name, text in item.check())
+            problems.extend(Problem(path.inner(name).text, text) for name, text in item.check())
         return item
 
     @classmethod
@@ -345,6 +383,20 @@ class ModelObject:
         """Yield (field, message) for what is wrong with this object once everything left open is filled in."""
         return iter(())
 
+    def check_new(self: ObjectType, current: Optional[ObjectType]) -> Iterator[Tuple[str, str]]:
+        """Yield (field, message) for what must be said of an object, or of one inside it, that is to be made.
+
+        It is asked of the complete object of a kind. What exists already need not say it, since a host may not tell.
+        """
+        return iter(())
+
+    def release(self: ObjectType, claims: Set[Tuple[str, str]]) -> Optional[ObjectType]:
+        """Return this object without those of its claims, for the moment in which they change hands.
+
+        None where the object cannot be without them.
+        """
+        return None
+
     def to_document(self) -> Plain:
         """Return the object as plain data without secrets and without what was not said; it can be read again."""
         return {
@@ -367,16 +419,21 @@ class ModelObject:
             wanted = getattr(self, name)
             present = getattr(current, name) if current is not None else None
             if wanted is None:
-                fields[name] = present if current is not None else self.default_of(entry)
+                fields[name] = present if current is not None else self.defaults()[name]
             elif wanted == "":
                 fields[name] = None
             else:
                 fields[name] = entry.type.complete(wanted, present)
         return dataclasses.replace(self, **fields)
 
-    def problems_when_complete(self) -> List[Problem]:
-        """Return what is wrong with this object and those inside it once everything left open is filled in."""
-        return list(_walk_problems(self, self.place))
+    def problems_when_complete(self: ObjectType, current: Optional[ObjectType] = None) -> List[Problem]:
+        """Return what is wrong with this object and those inside it once everything left open is filled in.
+
+        current: the object as the host has it, or None where it is to be made.
+        """
+        problems = list(_walk_problems(self, self.place))
+        problems.extend(Problem(self.place.inner(name).text, message) for name, message in self.check_new(current))
+        return problems
 
     @staticmethod
     def default_of(entry: Option) -> Any:
@@ -388,6 +445,12 @@ class ModelObject:
         if problems:
             raise AssertionError(f"a default of the model is not allowed by it: {problems[0]}")
         return value.complete(None) if isinstance(value, ModelObject) else value
+
+    @classmethod
+    def neutral_of(cls, name: str) -> Any:
+        """Return the value of a field that takes no ability of the platform."""
+        neutral = cls.options()[name].neutral
+        return cls.defaults()[name] if neutral is AS_DEFAULT else neutral
 
     @classmethod
     def argument_spec(cls) -> Plain:
@@ -408,6 +471,12 @@ class ModelObject:
         exists: whether the object is there already: then what it was made from (a VM's template) may be gone.
         """
         yield from _walk_references(self, self.place, exists)
+
+    def belongs_to(self) -> Iterator[Tuple[str, str, str]]:
+        """Yield (kind, key of the object as text, `remove` or `include`) for every object that this one goes with."""
+        for name, entry, value in self.items():
+            if entry.reference and entry.when_gone in ("remove", "include"):
+                yield entry.reference, str(value), entry.when_gone
 
     def claims(self) -> Iterator[Tuple[str, str, Path]]:
         """Yield (what, name, path) for everything that this object takes for itself alone."""
@@ -442,21 +511,20 @@ def _inner(item: ModelObject, path: Path) -> Iterator[Tuple[ModelObject, Path]]:
 
 def _walk_problems(item: ModelObject, path: Path) -> Iterator[Problem]:
     for name, message in item.check_complete():
-        yield Problem(path.field(name).text, message)
+        yield Problem(path.inner(name).text, message)
     for inner, place in _inner(item, path):
         yield from _walk_problems(inner, place)
 
 
-def _named(value: Any) -> List[str]:
+def named(value: Any) -> List[str]:
+    """Return the names in a field's value, which is one name or a list of names."""
     return [str(element) for element in value] if isinstance(value, tuple) else [str(value)]
 
 
 def _walk_references(item: ModelObject, path: Path, exists: bool) -> Iterator[Tuple[str, str, Path]]:
     for name, entry, value in item.items():
-        if exists and entry.create_only:
-            continue
-        if entry.reference and value != "":
-            for key in _named(value):
+        if entry.reference and value != "" and not (exists and entry.when_gone == "ignore"):
+            for key in named(value):
                 yield entry.reference, key, path.field(name)
         for inner, place in _inner_of(name, value, path):
             yield from _walk_references(inner, place, exists)
@@ -465,7 +533,7 @@ def _walk_references(item: ModelObject, path: Path, exists: bool) -> Iterator[Tu
 def _walk_claims(item: ModelObject, path: Path) -> Iterator[Tuple[str, str, Path]]:
     for name, entry, value in item.items():
         if entry.claims and value != "":
-            for key in _named(value):
+            for key in named(value):
                 yield entry.claims, key, path.field(name)
     for inner, place in _inner(item, path):
         yield from _walk_claims(inner, place)
@@ -473,12 +541,12 @@ def _walk_claims(item: ModelObject, path: Path) -> Iterator[Tuple[str, str, Path
 
 def _walk_capabilities(item: ModelObject, path: Path) -> Iterator[Tuple[str, Path, Any]]:
     for name, entry, value in item.items():
-        if entry.capability is None or value in (False, "", ()):
+        if entry.capability is None or value == "" or value == ():
             continue
         if entry.capability.endswith(".*"):
-            for element in _named(value):
+            for element in named(value):
                 yield f"{entry.capability[:-1]}{element}", path.field(name), element
-        elif value != item.default_of(entry):
+        elif value != item.neutral_of(name):
             yield entry.capability, path.field(name), value
     for inner, place in _inner(item, path):
         yield from _walk_capabilities(inner, place)

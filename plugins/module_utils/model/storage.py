@@ -67,7 +67,9 @@ class StoragePool(ModelObject):
         TextMap(Name(), Text(maximum=1024)), "Mount or pool options by name.", capability="storage_pool.settings"
     )
 
-    def check_complete(self) -> Iterator[Tuple[str, str]]:
+    def check_new(self, current: Optional[StoragePool]) -> Iterator[Tuple[str, str]]:
+        if current is not None:
+            return
         if self.type == "dir" and not self.path:
             yield "path", "must be given for a pool of type dir"
         for name in self.NEEDS.get(self.type or "", ()):

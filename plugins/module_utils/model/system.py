@@ -36,7 +36,7 @@ class Certificate(ModelObject):
     """The certificate that the host's management service shows."""
 
     certificate: Optional[str] = option(
-        Value(Text(multiline=True, maximum=65536)), "The certificate and its chain in PEM form.", required=True
+        Value(Text(multiline=True, maximum=65536, minimum=1)), "The certificate and its chain in PEM form.", required=True
     )
     private_key: Optional[str] = option(
         Value(Text(multiline=True, maximum=65536)), "The private key in PEM form.", secret=True
@@ -67,7 +67,7 @@ class System(ModelObject):
         NestedList(SyslogServer, ordered=False), "The servers that the log is sent to.", capability="system.syslog"
     )
     services: Optional[Tuple[Service, ...]] = option(
-        NestedList(Service, ordered=False),
+        NestedList(Service, ordered=False, partial=True),
         "Services whose state matters; services that are not named are left alone.",
         capability="system.services",
     )

@@ -10,18 +10,53 @@ so that equal things compare equal, or raises ``ValueError`` with what is allowe
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import re
+import reprlib
 import unicodedata
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
-# Unicode's explicit directional formatting characters (UAX #9): they make a name read as something that it is not.
-BIDIRECTIONAL_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Format characters that scripts and emoji need (ZWNJ, ZWJ). All others are invisible, among them the directional ones of
+# UAX #9, which make a name read as something that it is not.
+JOINERS = frozenset("\u200c\u200d")
+
+
+def is_allowed_in_text(character: str) -> bool:
+    """Return whether a character is visible, or a blank, and can be carried by XML 1.0 and UTF-8."""
+    category = unicodedata.category(character)
+    if category == "Cf":
+        return character in JOINERS
+    # U+FFFE, U+FFFF and the like are no characters, and XML cannot hold them.
+    point = ord(character)
+    return category not in ("Cc", "Cs", "Zl", "Zp") and point & 0xFFFE != 0xFFFE and not 0xFDD0 <= point <= 0xFDEF
+
+
+class _Shortened(reprlib.Repr):
+    """Quotes the beginning of a value only, so that neither its size nor its depth can hurt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxother = 80
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 20
+
+    def repr_str(self, x: str, level: int) -> str:
+        return ascii(str(x[:100]))
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write numbers of thousands of digits (CVE-2020-10735).
+        return repr(x) if abs(x) < 10**80 else "a number of more than 80 digits"
+
+
+_SHORTENED = _Shortened()
 
 
 def show(value: Any) -> str:
     """Return the value as it is quoted in an error message, shortened and with nothing invisible in it."""
-    text = ascii(value)
+    # Also subclasses of str (Ansible marks where a text comes from) are quoted as text.
+    quoted = ascii(str(value[:100])) if isinstance(value, str) else _SHORTENED.repr(value)
+    text = quoted.encode("ascii", "backslashreplace").decode("ascii")
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -29,6 +64,11 @@ def range_bounds(text: str) -> Tuple[int, int]:
     """Return the first and last number of a port or VLAN range in its canonical form, such as ``100-199`` or ``22``."""
     first, _dash, last = text.partition("-")
     return int(first), int(last or first)
+
+
+def _digits(value: Any) -> str:
+    # A number with thousands of digits cannot be written out by Python, and none of ours has more than 12.
+    return str(value) if isinstance(value, str) or abs(value) < 10**18 else ""
 
 
 class ValueType:
@@ -62,7 +102,7 @@ class Text(ValueType):
         self.multiline = multiline
         self.maximum = maximum
         self.minimum = minimum
-        self.allowed = f"text of {minimum} to {maximum} characters without control or direction characters"
+        self.allowed = f"text of {minimum} to {maximum} characters without control or invisible characters"
 
     def parse(self, value: Any) -> str:
         if not isinstance(value, str):
@@ -73,7 +113,7 @@ class Text(ValueType):
         for character in text:
             if self.multiline and character in "\n\t\r":
                 continue
-            if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in BIDIRECTIONAL_CONTROLS:
+            if not is_allowed_in_text(character):
                 raise self.refuse(value)
         return text
 
@@ -84,7 +124,7 @@ class Name(Text):
     def __init__(self, maximum: int = 255) -> None:
         super().__init__(maximum=maximum, minimum=1)
         self.allowed = (
-            f"a name of 1 to {maximum} characters without control or direction characters or blanks at its ends"
+            f"a name of 1 to {maximum} characters without control or invisible characters or blanks at its ends"
         )
 
     def parse(self, value: Any) -> str:
@@ -163,9 +203,18 @@ class Choice(ValueType):
         self.allowed = " or ".join((", ".join(choices[:-1]), choices[-1])) if len(choices) > 1 else choices[0]
 
     def parse(self, value: Any) -> str:
-        if not isinstance(value, str) or str(value) not in (self.choices or ()):
+        choices = self.choices or ()
+        text = value
+        if isinstance(value, bool):
+            # YAML 1.1 reads off and on as false and true.
+            words = ("on", "yes", "true") if value else ("off", "no", "false")
+            text = next((word for word in words if word in choices), value)
+        elif isinstance(value, (int, float)) and abs(value) < 1000:
+            # YAML reads a version such as 4.1 as a number.
+            text = str(value)
+        if not isinstance(text, str) or str(text) not in choices:
             raise self.refuse(value)
-        return str(value)
+        return str(text)
 
 
 class Size(ValueType):
@@ -187,7 +236,7 @@ class Size(ValueType):
     def parse(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, str)):
             raise self.refuse(value)
-        match = re.fullmatch(r"([0-9]{1,12}) ?(MiB|GiB|TiB)?", str(value))
+        match = re.fullmatch(r"([0-9]{1,12}) ?(MiB|GiB|TiB)?", _digits(value))
         if not match:
             raise self.refuse(value)
         size = int(match.group(1)) * self.UNITS[match.group(2) or "MiB"]
@@ -317,7 +366,8 @@ class HostName(ValueType):
         )
 
     def parse(self, value: Any) -> str:
-        if not isinstance(value, str):
+        # str.lower() makes ASCII letters of a few that are not, such as the Kelvin sign.
+        if not isinstance(value, str) or not value.isascii():
             raise self.refuse(value)
         text = str(value).lower()
         pattern = self.LABEL if self.single_label else rf"{self.LABEL}(\.{self.LABEL})*"
@@ -329,6 +379,49 @@ class HostName(ValueType):
         return text
 
 
+class Date(ValueType):
+    """A day (ISO 8601), kept as text; YAML's own dates are understood."""
+
+    allowed = "a date such as 2027-01-31"
+
+    def parse(self, value: Any) -> str:
+        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+            return value.isoformat()
+        if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+            raise self.refuse(value)
+        try:
+            return datetime.date.fromisoformat(str(value)).isoformat()
+        except ValueError:
+            raise self.refuse(value) from None
+
+
+class CpuSet(ValueType):
+    """Cores of a host in the form of Linux's cpuset, such as 0-3,8; kept sorted and joined."""
+
+    allowed = "a list of cores such as 0-3,8"
+
+    def parse(self, value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise self.refuse(value)
+        cores = set()
+        for part in _digits(value).split(","):
+            match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
+            if not match:
+                raise self.refuse(value)
+            first = int(match.group(1))
+            last = int(match.group(2) or first)
+            if first > last:
+                raise self.refuse(value)
+            cores.update(range(first, last + 1))
+        spans: List[List[int]] = []
+        for core in sorted(cores):
+            if spans and core == spans[-1][1] + 1:
+                spans[-1][1] = core
+            else:
+                spans.append([core, core])
+        return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
 class PortRange(ValueType):
     """A TCP or UDP port, or a range such as 8000-8010; kept as text."""
 
@@ -337,7 +430,7 @@ class PortRange(ValueType):
     def parse(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (int, str)):
             raise self.refuse(value)
-        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", str(value))
+        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", _digits(value))
         if not match:
             raise self.refuse(value)
         first = int(match.group(1))
@@ -355,7 +448,7 @@ class VlanRange(ValueType):
     def parse(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (int, str)):
             raise self.refuse(value)
-        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", str(value))
+        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", _digits(value))
         if not match:
             raise self.refuse(value)
         first = int(match.group(1))
