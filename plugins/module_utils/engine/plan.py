@@ -12,7 +12,17 @@ import heapq
 from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..errors import NotSupportedError, Problem, ValidateError
-from ..model.document import KINDS, SECTIONS, Document, Key, State, capabilities_of, check_whole
+from ..model.document import (
+    KINDS,
+    SECTIONS,
+    Document,
+    Key,
+    State,
+    capabilities_of,
+    check_whole,
+    choices_of,
+    iterate_options,
+)
 from ..model.operation import Operation
 from ..model.schema import ModelObject, Path, named
 from ..model.types import show
@@ -64,15 +74,27 @@ def _plural(kind: str) -> str:
 
 
 def _missing(name: str, capability: str, value: Any, declared: FrozenSet[str]) -> str:
-    group = capability.rpartition(".")[0]
     word = capability.rpartition(".")[2]
-    others = sorted(entry.rpartition(".")[2] for entry in declared if group and entry.rpartition(".")[0] == group)
-    if isinstance(value, str) and value == word:
+    choices = _choices().get(capability[: -len(word)], ())
+    if isinstance(value, str) and value == word and word in choices:
+        others = sorted(choice for choice in choices if f"{capability[: -len(word)]}{choice}" in declared)
         nearest = f"; it can do {', '.join(others)}" if others else ""
         return f"platform {name} cannot do {show(value)}{nearest}"
     if capability in SECTIONS:
         return f"platform {name} does not have {_plural(capability)}"
     return f"platform {name} cannot do this (capability {capability})"
+
+
+@functools.lru_cache(maxsize=None)
+def _choices() -> Mapping[str, FrozenSet[str]]:
+    """Return, by the part of a capability before its star, the choices that may stand there."""
+    found: Dict[str, FrozenSet[str]] = {}
+    for cls in (*KINDS.values(), Operation):
+        for _name, entry in iterate_options(cls):
+            if entry.capability is not None and entry.capability.endswith(".*"):
+                group = entry.capability[:-1]
+                found[group] = found.get(group, frozenset()) | frozenset(choices_of(entry))
+    return found
 
 
 def _unique(problems: Sequence[Problem]) -> List[Problem]:

@@ -78,6 +78,11 @@ def iterate_options(cls: Type[ModelObject], prefix: str = "") -> Iterator[Tuple[
             yield from iterate_options(inner, f"{prefix}{name}.")
 
 
+def choices_of(entry: Option) -> Tuple[str, ...]:
+    """Return the words that a field's value, or each of its values, is one of; none where there are no choices."""
+    return tuple(getattr(getattr(entry.type, "type", None), "choices", None) or ())
+
+
 def capabilities_of(cls: Type[ModelObject]) -> FrozenSet[str]:
     """Return the capabilities that a platform can have for a kind, with one for each choice where they end in ``*``."""
     names: Set[str] = {cls.KIND} if cls.KIND else set()
@@ -85,8 +90,7 @@ def capabilities_of(cls: Type[ModelObject]) -> FrozenSet[str]:
         if entry.capability is None:
             continue
         if entry.capability.endswith(".*"):
-            choices = getattr(getattr(entry.type, "type", None), "choices", None) or ()
-            names |= {f"{entry.capability[:-1]}{choice}" for choice in choices}
+            names |= {f"{entry.capability[:-1]}{choice}" for choice in choices_of(entry)}
         else:
             names.add(entry.capability)
     return frozenset(names)
@@ -180,7 +184,8 @@ class Document:
             value = {name: element for name, element in value.items() if name in cls.key_fields()}
             found: List[Problem] = []
             item = cls.read(value, path, found)
-            problems.extend(problem for problem in found if not problem.message.startswith("must be given") or item is None)
+            keys = {path.field(name).text for name in cls.key_fields()}
+            problems.extend(problem for problem in found if problem.path in keys)
         else:
             item = cls.read(value, path, problems)
         if item is None:
@@ -212,7 +217,10 @@ class Document:
             wanted |= referenced_kinds(KINDS[kind])
         going = set(self.absent) | self.exact
         wanted |= {kind for kind, cls in KINDS.items() if going & referenced_kinds(cls)}
-        # A network tells its switch, whose type decides what may be on it.
+        # A network tells its switch, whose type decides what may be on it; the host's interfaces tell which switches and
+        # networks the host is managed through.
+        if own & {"virtual_switch", "virtual_network"}:
+            wanted |= {"virtual_network", "host_interface"}
         if "virtual_network" in wanted:
             wanted.add("virtual_switch")
         return frozenset(wanted)
