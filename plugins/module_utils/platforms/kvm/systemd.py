@@ -1,0 +1,80 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Units of systemd that belong to us (systemd.unit(5))."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import List, Sequence
+
+from ...errors import ApplyError
+from .host_files import read_file, write_atomically
+
+UNIT_FOLDER = "/etc/systemd/system"
+
+
+def systemctl(*arguments: str, timeout: float = 60) -> None:
+    """Run systemctl. Raises ApplyError with what it said."""
+    run_command(["systemctl", *arguments], timeout)
+
+
+def run_command(argv: Sequence[str], timeout: float = 60) -> str:
+    """Run a program without a shell and return its output.
+
+    timeout: in seconds.
+    Raises ApplyError with the program's own words.
+    """
+    try:
+        done = subprocess.run(
+            list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ApplyError(f"{' '.join(argv)} was still busy after {timeout:.0f} s") from error
+    except OSError as error:
+        raise ApplyError(f"{argv[0]} could not be run: {error.strerror or error}") from error
+    if done.returncode != 0:
+        words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+        raise ApplyError(f"{' '.join(argv)} failed: {words}")
+    return done.stdout
+
+
+def unit_is_installed(name: str, content: str, wanted_by: str) -> bool:
+    """Return whether a unit of ours is there as it should be, and starts with the target."""
+    return read_file(f"{UNIT_FOLDER}/{name}") == content.encode() and os.path.islink(_wants(name, wanted_by))
+
+
+def install_unit(name: str, content: str, wanted_by: str) -> bool:
+    """Write a unit, let it start with a target from now on, and start it; return whether anything had to be done.
+
+    Raises ApplyError.
+    """
+    if unit_is_installed(name, content, wanted_by):
+        return False
+    known = read_file(f"{UNIT_FOLDER}/{name}")
+    write_boot_unit(name, content, wanted_by)
+    # systemd finds a unit that is new by itself; telling it to read all units again takes seconds on a busy host.
+    if known is not None and known != content.encode():
+        systemctl("daemon-reload")
+    systemctl("start", name)
+    return True
+
+
+def write_boot_unit(name: str, content: str, wanted_by: str) -> None:
+    """Write a unit that only the next boot shall start. systemd reads it then, so nothing needs to be told now."""
+    write_atomically(f"{UNIT_FOLDER}/{name}", content.encode(), 0o644)
+    link = _wants(name, wanted_by)
+    os.makedirs(os.path.dirname(link), mode=0o755, exist_ok=True)
+    if not os.path.islink(link):
+        os.symlink(f"{UNIT_FOLDER}/{name}", link)
+
+
+def boot_unit_files(name: str, wanted_by: str) -> List[str]:
+    """Return the paths of what :func:`write_boot_unit` makes, in the order in which to remove them."""
+    return [_wants(name, wanted_by), f"{UNIT_FOLDER}/{name}"]
+
+
+def _wants(name: str, wanted_by: str) -> str:
+    return f"{UNIT_FOLDER}/{wanted_by}.wants/{name}"
