@@ -1,0 +1,162 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Benchmarks on a KVM host of the lab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import lab_host
+from benchmarks.measure import Figure, median, run_playbook
+
+TINY = "{{ lab_images['tiny-guest'].url }}"
+TINY_CHECKSUM = "{{ lab_images['tiny-guest'].checksum }}"
+
+NETWORK: dict[str, Any] = {
+    "virtual_switches": [
+        {"name": "br-data", "uplinks": ["uplink0", "uplink1"], "bond": {"mode": "active_backup"}},
+        {"name": "br-lab", "type": "internal"},
+    ],
+    "virtual_networks": [
+        {"name": "app", "switch": "br-data", "vlan": 10, "subnets": ["10.10.0.0/24"]},
+        {"name": "db", "switch": "br-data", "vlan": 20, "subnets": ["10.20.0.0/24"]},
+        {"name": "all-vlans", "switch": "br-data", "trunk": [10, 20]},
+        {"name": "lab", "switch": "br-lab"},
+    ],
+    "host_interfaces": [
+        {"name": "app0", "network": "app", "addresses": ["10.10.0.1/24"]},
+        {"name": "lab0", "network": "lab", "addresses": ["10.30.0.1/24"]},
+    ],
+    "firewall": {"default_inbound": "deny", "management_sources": ["10.0.2.0/24"]},
+    "firewall_rules": [
+        {"name": f"service {port}", "protocol": "tcp", "ports": [port], "sources": ["10.10.0.0/24"]}
+        for port in range(9100, 9112)
+    ],
+}
+MACHINES: dict[str, Any] = {
+    "templates": [{"name": "tiny", "source": {"url": TINY}, "checksum": TINY_CHECKSUM}],
+    "vms": [
+        {
+            "name": f"guest{number}",
+            "template": "tiny",
+            "clone": "linked",
+            "memory": {"size": 128},
+            "power": "stopped",
+            "nics": [{"name": "eth0", "network": "app", "addresses": [f"10.10.0.{10 + number}/24"]}],
+        }
+        for number in range(1, 5)
+    ],
+    "port_acls": [
+        {"vm": f"guest{number}", "nic": "eth0", "allowed_ipv4": [f"10.10.0.{10 + number}"]} for number in range(1, 5)
+    ],
+}
+MODULE_OF_SECTION = {
+    "virtual_switches": "virtual_switch",
+    "virtual_networks": "virtual_network",
+    "host_interfaces": "host_interface",
+    "firewall": "firewall",
+    "firewall_rules": "firewall_rule",
+    "templates": "template",
+    "vms": "vm",
+    "port_acls": "port_acl",
+}
+
+
+def play(*tasks: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a play of these tasks on the lab's host."""
+    return [{"hosts": lab_host.NAME, "gather_facts": False, "tasks": list(tasks)}]
+
+
+def task(name: str, module: str, **options: Any) -> dict[str, Any]:
+    """Return a task."""
+    return {"name": name, module: options}
+
+
+def narrow_tasks(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one task for each object of a document."""
+    tasks = []
+    for section, objects in document.items():
+        for item in objects if isinstance(objects, list) else [objects]:
+            module = f"bareforge.hypervisor.{MODULE_OF_SECTION[section]}"
+            tasks.append(task(f"{section} {item.get('name', '')}", module, **item))
+    return tasks
+
+
+def one_task_for_a_host() -> list[Figure]:
+    """The objects of a whole host in narrow tasks against one task."""
+    document = {**NETWORK, **MACHINES}
+    try:
+        narrow = run_playbook(play(*narrow_tasks(document)), lab_host.fresh())
+        whole = run_playbook(play(task("host", "bareforge.hypervisor.host", document=document)), lab_host.fresh())
+        slow, fast = sum(entry.seconds for entry in narrow), sum(entry.seconds for entry in whole)
+    finally:
+        lab_host.stop()
+    detail = f"{len(narrow)} narrow tasks {slow:.1f} s, one host task {fast:.1f} s"
+    return [Figure("one-task-for-a-host", slow / fast, 5, True, detail)]
+
+
+def converged_host() -> list[Figure]:
+    """A task that finds nothing to do against a module that only reads."""
+    document = {**NETWORK, **MACHINES}
+    host = task("host", "bareforge.hypervisor.host", document=document)
+    read = task("read", "bare_read")
+    try:
+        inventory = lab_host.fresh()
+        run_playbook(play(host), inventory)
+        times = run_playbook(play(*[host, read] * 5), inventory)
+    finally:
+        lab_host.stop()
+    ours = median([entry.seconds for entry in times if entry.task == "host"])
+    bare = median([entry.seconds for entry in times if entry.task == "read"])
+    return [Figure("converged-host", ours / bare, 1.5, False, f"host {ours:.2f} s, bare read {bare:.2f} s")]
+
+
+CLONE_SCRIPT = """set -e
+folder=/var/lib/libvirt/images/bench; mkdir -p $folder
+for number in 1 2 3 4 5 6 7 8; do
+  qemu-img create -q -f qcow2 -F qcow2 -b /var/lib/bareforge/templates/tiny.qcow2 $folder/bare$number.qcow2
+  cat >/tmp/bare$number.xml <<XML
+<domain type='kvm'><name>bare$number</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features><cpu mode='host-model'/>
+<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$folder/bare$number.qcow2'/>
+<target dev='vda' bus='virtio'/></disk>
+<interface type='network'><source network='br-data' portgroup='app'/><model type='virtio'/></interface>
+<serial type='pty'/></devices></domain>
+XML
+  virsh -q define /tmp/bare$number.xml
+  virsh -q start bare$number
+done
+"""
+
+
+def eight_linked_clones() -> list[Figure]:
+    """Eight linked clones in one task against a shell script that does the same."""
+    document = {**NETWORK, "templates": MACHINES["templates"]}
+    clones = [
+        {
+            "name": f"clone{number}",
+            "template": "tiny",
+            "clone": "linked",
+            "memory": {"size": 128},
+            "nics": [{"name": "eth0", "network": "app"}],
+        }
+        for number in range(1, 9)
+    ]
+    ours, bare = [], []
+    try:
+        for name in ("ours", "bare"):
+            inventory = lab_host.fresh()
+            run_playbook(play(task("host", "bareforge.hypervisor.host", document=document)), inventory)
+            both = {
+                "ours": task("ours", "bareforge.hypervisor.vm", vms=clones),
+                "bare": {"name": "bare", "ansible.builtin.shell": CLONE_SCRIPT},
+            }
+            # Each on a fresh host: eight starting guests would slow the other one down.
+            (time,) = run_playbook(play(both[name]), inventory)
+            (ours if name == "ours" else bare).append(time.seconds)
+    finally:
+        lab_host.stop()
+    left, right = median(ours), median(bare)
+    return [Figure("eight-linked-clones", left / right, 1.2, False, f"one task {left:.1f} s, script {right:.1f} s")]
