@@ -14,6 +14,9 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != _HERE]
 sys.path.insert(0, str(_HERE.parent))
 
+if sys.version_info < (3, 11):  # noqa: UP036  (whoever has an older one should read a sentence, not a traceback)
+    sys.exit("lab: Python 3.11 or newer is needed, this is " + sys.version.split()[0])
+
 from lab.cli import main  # noqa: E402
 
 if __name__ == "__main__":

@@ -20,10 +20,13 @@ from lab.processes import progress, write_atomically
 QEMU = "qemu-system-x86_64"
 PROBE_SECONDS = 10
 _MARK = b"bareforge-probe-in-user-space"
-_INIT = b"""#!/bin/busybox sh
+_INIT = (
+    b"""#!/bin/busybox sh
 /bin/busybox echo %s > /dev/console
 /bin/busybox poweroff -f
-""" % _MARK
+"""
+    % _MARK
+)
 
 
 def accelerator(kernel: Path) -> str:

@@ -22,10 +22,14 @@ from lab.topology import Lab
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lab", description="Servers under QEMU for the demo, molecule and the benchmarks.")
+    parser = argparse.ArgumentParser(
+        prog="lab", description="Servers under QEMU for the demo, molecule and the benchmarks."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    needs = commands.add_parser("prerequisites", help="list the Debian packages that the lab needs and the machine has not")
+    needs = commands.add_parser(
+        "prerequisites", help="list the Debian packages that the lab needs and the machine has not"
+    )
     needs.add_argument("--install", action="store_true", help="install them")
     image = commands.add_parser("image", help="build images into the cache and print their paths")
     image.add_argument("names", nargs="+", metavar="NAME", help=f"one of {', '.join(images.recipe_names())}")
@@ -36,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--image", help=f"{' or '.join(topology.SERVER_IMAGES)} (default: {topology.DEFAULT_IMAGE})")
     up.add_argument("--memory", type=int, metavar="MiB", help=f"default: {topology.DEFAULT_MEMORY}")
     up.add_argument("--wires", type=int, metavar="N", help=f"number of uplinks (default: {topology.DEFAULT_WIRES})")
-    up.add_argument("--fresh", action="store_true", help="throw its disks away; goes on from the cached state of its first boot")
+    up.add_argument(
+        "--fresh", action="store_true", help="throw its disks away; goes on from the cached state of its first boot"
+    )
     up.add_argument("--cold", action="store_true", help="boot instead of going on from a cached state")
 
     down = commands.add_parser("down", help="shut servers down, all if none is named")
@@ -44,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--now", action="store_true", help="pull the plug")
     destroy = commands.add_parser("destroy", help="switch servers off and remove them, all if none is named")
     destroy.add_argument("names", nargs="*", metavar="NAME")
+    destroy.add_argument("--below", action="store_true", help="also the labs whose folders lie below this one's")
 
     status = commands.add_parser("status", help="what there is")
     status.add_argument("--json", action="store_true")
@@ -54,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     console.add_argument("name", metavar="NAME")
     reboot = commands.add_parser("reboot", help="reboot a server and wait until it answers SSH")
     reboot.add_argument("name", metavar="NAME")
-    for name, text in (("snapshot", "keep a running server's state"), ("restore", "bring a server back to a kept state")):
+    for name, text in (
+        ("snapshot", "keep a running server's state"),
+        ("restore", "bring a server back to a kept state"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("name", metavar="NAME")
         command.add_argument("tag", metavar="TAG")
@@ -64,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command ``argv`` and return its exit status: 0, 1 after one sentence on standard error, or the ssh command's."""
+    """Run the command ``argv`` and return its exit status: 0, 1 after one sentence on stderr, or the ssh command's."""
     # A killed command must release its locks and remove its half-made folders, as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # mke2fs, sfdisk and depmod are not on every user's PATH.
@@ -104,7 +114,10 @@ def _run(arguments: argparse.Namespace, lab: Lab) -> int:
     elif command == "down":
         lab.down(arguments.names, now=arguments.now)
     elif command == "destroy":
-        lab.destroy(arguments.names)
+        if arguments.below and arguments.names:
+            raise LabError("--below destroys whole labs: name no server with it.")
+        for one in lab.labs_below() if arguments.below else [lab]:
+            one.destroy(arguments.names)
     elif command == "status":
         _print_status(lab, as_json=arguments.json)
     elif command == "ssh":
@@ -113,7 +126,7 @@ def _run(arguments: argparse.Namespace, lab: Lab) -> int:
         words = ["sh", "-c", words[0]] if len(words) == 1 else words
         command_line = lab.machine(arguments.name).ssh_command(words)
         sys.stdout.flush()
-        os.execvp(command_line[0], command_line)
+        os.execvp(command_line[0], command_line)  # noqa: S606  (an argument list, no shell)
     elif command == "console":
         lab.machine(arguments.name).spec  # noqa: B018  (raises where there is no such server)
         print(lab.machine(arguments.name).serial_log)
@@ -140,7 +153,8 @@ def _print_status(lab: Lab, *, as_json: bool) -> None:
     for name, server in status["servers"].items():
         state = f"runs (pid {server['pid']}, ssh port {server['ssh_port']})" if server["running"] else "is stopped"
         tags = ", ".join(server["snapshots"]) or "none"
-        print(f"  {name} {state}: {server['image']}, {server['memory_mib']} MiB, {server['accelerator']}, snapshots: {tags}")
+        made_as = f"{server['image']}, {server['memory_mib']} MiB, {server['accelerator']}"
+        print(f"  {name} {state}: {made_as}, snapshots: {tags}")
     print(f"  image server: {status['image_server']['url'] or 'does not run'}")
     for name, image in status["images"].items():
         print(f"  image {name}: {image['bytes'] >> 20} MiB, {image['checksum']}")

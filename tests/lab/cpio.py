@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""cpio archives in the newc format, which the kernel unpacks as initramfs (Documentation/driver-api/early-userspace/buffer-format)."""
+"""cpio archives in the newc format, which the kernel unpacks as initramfs.
+
+The format: Linux, Documentation/driver-api/early-userspace/buffer-format.rst.
+"""
 
 from __future__ import annotations
 

@@ -72,7 +72,9 @@ def package_options() -> str:
         raise LabError("apt-config does not run: the lab builds its images on Debian or Ubuntu only.") from error
     wanted = re.compile(r'^Acquire::(?:https?::.*|Check-Date|Check-Valid-Until|Retries)(?: |::).*"[^"]+";$')
     kept = [line for line in dump.splitlines() if wanted.match(line)]
-    return "".join(re.sub(r"//(?:localhost|127\.0\.0\.1)\b", f"//{HOST_AS_SEEN_BY_GUESTS}", f"{line}\n") for line in kept)
+    return "".join(
+        re.sub(r"//(?:localhost|127\.0\.0\.1)\b", f"//{HOST_AS_SEEN_BY_GUESTS}", f"{line}\n") for line in kept
+    )
 
 
 def make_root(
@@ -94,7 +96,13 @@ def make_root(
     sources_file.write_text(sources)
     options_file = log.with_name("90machine")
     options_file.write_text(package_options())
-    argv = ["mmdebstrap", f"--variant={variant}", "--mode=root", "--format=directory", f"--include={','.join(packages)}"]
+    argv = [
+        "mmdebstrap",
+        f"--variant={variant}",
+        "--mode=root",
+        "--format=directory",
+        f"--include={','.join(packages)}",
+    ]
     argv += ["--skip=cleanup/apt", f"--aptopt={options_file}", '--aptopt=Acquire::Languages "none"']
     argv += ['--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io"]
     argv += [f"--dpkgopt=path-exclude=/usr/share/{kind}/*" for kind in ("doc", "man", "info", "locale", "lintian")]

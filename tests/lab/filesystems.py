@@ -32,18 +32,18 @@ def make_ext4(image: Path, root: Path, *, size_mib: int, label: str, log: Path, 
         with image.open("wb") as handle:
             os.truncate(handle.fileno(), (offset_mib + size_mib) << 20)
     options = f"lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0,offset={offset_mib << 20}"
-    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-i", "32768", "-m", "1", "-L", label, "-E", options, "-d", root, image]
-    run(as_root([*argv, f"{size_mib}M"]), log=log)
+    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-i", "32768", "-m", "1", "-L", label, "-E", options]
+    run(as_root([*argv, "-d", root, image, f"{size_mib}M"]), log=log)
 
 
 def to_qcow2(raw: Path, target: Path, *, log: Path, compress: bool = False) -> None:
-    """Convert the sparse raw disk ``raw`` to the qcow2 file ``target`` (qemu-img convert)."""
-    argv = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *(["-c", "-o", "compression_type=zstd"] if compress else [])]
-    run([*argv, raw, target], log=log)
+    """Convert the sparse raw disk ``raw`` to the qcow2 file ``target`` (qemu-img convert), compressed on demand."""
+    options = ["-c", "-o", "compression_type=zstd"] if compress else []
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, target], log=log)
 
 
 def make_bootable(disk: Path, root: Path, *, tools: Path, size_mib: int, log: Path) -> None:
-    """Make the raw disk ``disk`` of ``size_mib`` MiB whose root partition holds the tree ``root`` and boots by BIOS and UEFI.
+    """Make the raw disk ``disk`` of ``size_mib`` MiB, which boots by BIOS and UEFI into the tree ``root``.
 
     ``tools`` is a root folder with grub-common, grub-pc-bin and grub-efi-amd64-bin. GRUB reads /boot/grub/grub.cfg of
     ``root``. The root partition is number 1 and lies last, as in Debian's cloud images, so that it can be grown.
@@ -67,7 +67,8 @@ def make_bootable(disk: Path, root: Path, *, tools: Path, size_mib: int, log: Pa
         ("i386-pc", "core.img", _BIOS_MODULES + _MODULES),
         ("x86_64-efi", "bootx64.efi", [*_MODULES, "fat", "efi_gop", "efi_uga"]),
     ):
-        argv = ["chroot", tools, "/usr/bin/grub-mkimage", "-O", target, "-o", f"/tmp/{image}", "-p", "(,gpt1)/boot/grub"]
+        mkimage = ["chroot", str(tools), "/usr/bin/grub-mkimage", "-O", target, "-o", f"/tmp/{image}"]
+        argv = [*mkimage, "-p", "(,gpt1)/boot/grub"]
         run(as_root([*argv, *modules]), log=log)
     boot = (tools / "usr/lib/grub/i386-pc/boot.img").read_bytes()
     write_grub(disk, boot, (scratch / "core.img").read_bytes(), at=_GRUB_AT * sectors, room=_GRUB_MIB << 20)
@@ -87,9 +88,10 @@ def make_bootable(disk: Path, root: Path, *, tools: Path, size_mib: int, log: Pa
 def write_grub(disk: Path, boot: bytes, core: bytes, *, at: int, room: int) -> None:
     """Write GRUB's first stage ``boot`` and ``core`` image to ``disk``, as grub-bios-setup does on a real device.
 
-    The core image goes to sector ``at``, where ``room`` bytes are free. The first stage finds it by the sector number at
-    0x5c; the core image's first sector, which loads the rest, has a block list (start 8 bytes, length 2, segment 2) at its
-    end (GRUB: include/grub/i386/pc/boot.h, grub_pc_bios_boot_blocklist). Raises LabError if the core image is too large.
+    The core image goes to sector ``at``, where ``room`` bytes are free. The first stage finds it by the sector number
+    at 0x5c; the core image's first sector, which loads the rest, has a block list (start 8 bytes, length 2, segment 2)
+    at its end (GRUB: include/grub/i386/pc/boot.h, grub_pc_bios_boot_blocklist). Raises LabError if the core image is
+    too large.
     """
     if len(core) > room:
         raise LabError(f"GRUB's core image has {len(core)} bytes, its partition {room}.")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,12 +30,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         name = self.path.split("?", 1)[0].lstrip("/")
-        try:
-            handle = open(json.loads(self.catalogue.read_text())[name], "rb")
-        except (OSError, ValueError, KeyError):
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        with handle:
+        with contextlib.ExitStack() as stack:
+            try:
+                handle = stack.enter_context(Path(json.loads(self.catalogue.read_text())[name]).open("rb"))
+            except (OSError, ValueError, KeyError):
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Content-Length", str(os.fstat(handle.fileno()).st_size))

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Images: a recipe (data below ``recipes/``) becomes a folder in the cache, named by the hash of all that went into it."""
+"""Images: a recipe (data below ``recipes/``) becomes a folder in the cache, named by the hash of what went into it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lab.paths import RECIPES, cache_dir
 from lab.processes import as_root, locked, progress, run, write_atomically
 
 # Count up when the code that builds an image of a form changes what comes out.
-BUILDER = {"server": 1, "bootable": 1, "initramfs": 1}
+BUILDER = {"server": 1, "bootable": 2, "initramfs": 2}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Image:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was recorded when the image was built: name, key, form, sha256 and size in bytes of the disk, build_seconds."""
+        """What was recorded at the build: name, key, form, sha256 and size in bytes of the disk, build_seconds."""
         return dict(json.loads((self.folder / "image.json").read_text()))
 
     @property
@@ -242,7 +242,9 @@ def _build_server(recipe: Recipe, folder: Path, log: Path) -> None:
 
 def grub_configuration(arguments: str) -> str:
     """Return a grub.cfg that boots /vmlinuz and /initrd.img at once with the kernel ``arguments``."""
-    return f"set timeout=0\nset default=0\nmenuentry Debian {{\n  linux /vmlinuz {arguments}\n  initrd /initrd.img\n}}\n"
+    return (
+        f"set timeout=0\nset default=0\nmenuentry Debian {{\n  linux /vmlinuz {arguments}\n  initrd /initrd.img\n}}\n"
+    )
 
 
 def _add_grub_configuration(recipe: Recipe, root: Path, folder: Path, log: Path) -> None:
@@ -255,7 +257,8 @@ def _finish_bootable(recipe: Recipe, folder: Path, root: Path, tools: Path, log:
     progress("making the disk")
     raw = folder / "disk.raw"
     filesystems.make_bootable(raw, root, tools=tools, size_mib=recipe.fields["size_mib"], log=log)
-    filesystems.to_qcow2(raw, folder / "disk.qcow2", log=log)
+    # Servers fetch and hash it under emulation, where each MiB counts more than unpacking it does.
+    filesystems.to_qcow2(raw, folder / "disk.qcow2", log=log, compress=True)
     raw.unlink()
 
 

@@ -16,7 +16,22 @@ from lab import cpio
 from lab.errors import LabError
 from lab.processes import as_root, run
 
-_FOLDERS = ("bin", "dev", "etc", "lib", "lib/modules", "lib64", "proc", "sbin", "sys", "usr", "usr/bin", "usr/lib", "usr/sbin", "var")
+_FOLDERS = (
+    "bin",
+    "dev",
+    "etc",
+    "lib",
+    "lib/modules",
+    "lib64",
+    "proc",
+    "sbin",
+    "sys",
+    "usr",
+    "usr/bin",
+    "usr/lib",
+    "usr/sbin",
+    "var",
+)
 
 
 def entries(
@@ -28,7 +43,7 @@ def entries(
     files: Iterable[Path],
     log: Path,
 ) -> list[cpio.Entry]:
-    """Return the archive's entries: busybox, the kernel ``modules`` and ``programs`` with all they need, and the trees ``files``.
+    """Return the entries: busybox, the kernel ``modules`` and ``programs`` with all they need, and the trees ``files``.
 
     ``/etc/modules`` lists the modules in the order in which they are to be loaded. Raises LabError if one is missing.
     """
@@ -50,18 +65,18 @@ def entries(
 
     folder = f"lib/modules/{kernel_version}"
     run(as_root(["depmod", "-b", unpacked, kernel_version]), log=log)
-    lists = [(unpacked / folder / name).read_text() for name in ("modules.dep", "modules.builtin")]
-    needed = with_dependencies(*lists, modules)
+    loadable, builtin = ((unpacked / folder / name).read_text() for name in ("modules.dep", "modules.builtin"))
+    needed = with_dependencies(loadable, builtin, modules)
     for path in needed:
         add(cpio.plain(f"{folder}/{path}", (unpacked / folder / path).read_bytes()))
     for name in ("modules.dep", "modules.alias", "modules.symbols"):
         add(cpio.plain(f"{folder}/{name}", (unpacked / folder / name).read_bytes()))
     add(cpio.plain("etc/modules", "".join(f"{name}\n" for name in modules).encode()))
     for tree in files:
-        for path in sorted(tree.rglob("*")):
-            if path.is_file():
-                mode = stat.S_IFREG | (0o755 if os.access(path, os.X_OK) else 0o644)
-                add(cpio.Entry(str(path.relative_to(tree)), mode, path.read_bytes()))
+        for source in sorted(tree.rglob("*")):
+            if source.is_file():
+                mode = stat.S_IFREG | (0o755 if os.access(source, os.X_OK) else 0o644)
+                add(cpio.Entry(str(source.relative_to(tree)), mode, source.read_bytes()))
     return list(found.values())
 
 
@@ -73,7 +88,7 @@ def _busybox(unpacked: Path) -> Path:
 
 
 def libraries(unpacked: Path, programs: Sequence[str], log: Path) -> list[str]:
-    """Return the absolute paths of the shared libraries that ``programs`` need, and of their loader, by asking that loader."""
+    """Return the absolute paths of the shared libraries that ``programs`` need, and of the loader, by asking it."""
     loader = "/lib64/ld-linux-x86-64.so.2"
     found = {loader}
     for program in programs:
@@ -87,7 +102,8 @@ def libraries(unpacked: Path, programs: Sequence[str], log: Path) -> list[str]:
 def with_dependencies(modules_dep: str, modules_builtin: str, wanted: Iterable[str]) -> list[str]:
     """Return the files of the modules ``wanted`` and of all that they depend on, by modules.dep(5) and modules.builtin.
 
-    A module that is built into the kernel needs no file. Names match with hyphens and underscores alike, as for modprobe. Raises LabError naming a module that the kernel has not.
+    A module that is built into the kernel needs no file. Names match with hyphens and underscores alike, as for
+    modprobe. Raises LabError naming a module that the kernel has not.
     """
     by_name: dict[str, list[str]] = {}
 

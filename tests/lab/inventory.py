@@ -57,12 +57,13 @@ def _common_args(known_hosts: Path) -> list[str]:
 
 
 def write(lab: Lab, target: Path) -> None:
-    """Write the inventory to ``target`` as YAML, of which JSON is a part (YAML 1.2, 1.2), so that no YAML library is needed."""
-    text = "# Written by `python3 tests/lab inventory`: changes are lost.\n" + json.dumps(inventory(lab), indent=2) + "\n"
+    """Write the inventory to ``target`` as JSON, which is YAML as well (YAML 1.2, section 1.2) and needs no library."""
+    text = (
+        "# Written by `python3 tests/lab inventory`: changes are lost.\n" + json.dumps(inventory(lab), indent=2) + "\n"
+    )
     write_atomically(target, text)
 
 
 def as_text(lab: Lab) -> str:
     """Return the inventory as text."""
     return json.dumps(inventory(lab), indent=2)
-

@@ -66,12 +66,14 @@ class Spec:
 def check_name(name: str) -> str:
     """Return ``name`` if it can be a server's name, a DNS label of at most 32 characters; raises LabError."""
     if not _NAME.fullmatch(name):
-        raise LabError(f"{name!r} is no server name: lower-case letters, digits and hyphens, at most 32, beginning with a letter.")
+        raise LabError(
+            f"{name!r} is no server name: lower-case letters, digits and hyphens, at most 32, beginning with a letter."
+        )
     return name
 
 
 def mac_address(server: str, interface: int) -> str:
-    """Return the MAC of interface ``interface`` (0 is management) of ``server``: QEMU's prefix and a hash of the name."""
+    """Return the MAC of interface ``interface`` (0 is management) of ``server``: QEMU's prefix, a hash of the name."""
     digest = hashlib.sha256(server.encode()).digest()
     return f"52:54:00:{digest[0]:02x}:{digest[1]:02x}:{(digest[2] & 0xF0) | interface:02x}"
 
@@ -94,7 +96,9 @@ def port_is_free(port: int) -> bool:
         return True
 
 
-def qemu_command(spec: Spec, image: images.Image, folder: Path, sockets: Path, ssh_port: int, snapshot: str | None) -> list[str]:
+def qemu_command(
+    spec: Spec, image: images.Image, folder: Path, sockets: Path, ssh_port: int, snapshot: str | None
+) -> list[str]:
     """Return the command line of the server; with ``snapshot`` it continues from that snapshot instead of booting."""
     cpu = "host" if spec.accelerator == "kvm" else "EPYC,+svm,+npt"
     acceleration = "kvm" if spec.accelerator == "kvm" else "tcg,thread=multi"
@@ -108,19 +112,28 @@ def qemu_command(spec: Spec, image: images.Image, folder: Path, sockets: Path, s
         argv += ["-drive", f"if=none,id={disk},format=qcow2,cache=unsafe,discard=unmap,file={_escaped(path)}"]
         argv += ["-device", f"virtio-blk-pci,drive={disk},serial={disk},addr={slot:#x}"]
     argv += ["-netdev", f"user,id=mgmt0,hostfwd=tcp:127.0.0.1:{ssh_port}-:22"]
-    argv += ["-device", f"virtio-net-pci,netdev=mgmt0,mac={mac_address(spec.name, 0)},romfile=,addr={_MANAGEMENT_SLOT:#x}"]
+    argv += [
+        "-device",
+        f"virtio-net-pci,netdev=mgmt0,mac={mac_address(spec.name, 0)},romfile=,addr={_MANAGEMENT_SLOT:#x}",
+    ]
     for number in range(spec.wires):
         local, remote = wires.port_socket(sockets, spec.name, number), sockets / wires.SWITCH
+        netdev = f"dgram,id=uplink{number},local.type=unix,local.path={_escaped(local)}"
+        netdev += f",remote.type=unix,remote.path={_escaped(remote)}"
+        mac, slot = mac_address(spec.name, number + 1), _MANAGEMENT_SLOT + 1 + number
         argv += [
             "-netdev",
-            f"dgram,id=uplink{number},local.type=unix,local.path={_escaped(local)},"
-            f"remote.type=unix,remote.path={_escaped(remote)}",
+            netdev,
             "-device",
-            f"virtio-net-pci,netdev=uplink{number},mac={mac_address(spec.name, number + 1)},romfile=,"
-            f"addr={_MANAGEMENT_SLOT + 1 + number:#x}",
+            f"virtio-net-pci,netdev=uplink{number},mac={mac},romfile=,addr={slot:#x}",
         ]
     argv += ["-device", f"virtio-rng-pci,addr={_ENTROPY_SLOT:#x}"]
-    argv += ["-chardev", f"file,id=serial,append=on,path={_escaped(folder / 'serial.log')}", "-serial", "chardev:serial"]
+    argv += [
+        "-chardev",
+        f"file,id=serial,append=on,path={_escaped(folder / 'serial.log')}",
+        "-serial",
+        "chardev:serial",
+    ]
     argv += ["-qmp", f"unix:{_escaped(sockets / (spec.name + '.qmp'))},server=on,wait=off"]
     argv += ["-pidfile", str(folder / "pid"), "-daemonize"]
     if snapshot is not None:
@@ -136,8 +149,8 @@ def _escaped(path: Path) -> str:
 def snapshot_key(spec: Spec, image: images.Image, qemu: str) -> str:
     """Return the name under which the booted state of such a server is cached.
 
-    The state of a machine can be loaded only into the same machine: the key covers the command line apart from this lab's
-    paths and ports, the image (with its kernel and initrd) and ``qemu``, the emulator's version and build.
+    The state of a machine can be loaded only into the same machine: the key covers the command line apart from this
+    lab's paths and ports, the image (with its kernel and initrd) and ``qemu``, the emulator's version and build.
     """
     nowhere = Path("/nowhere")
     command = qemu_command(spec, dataclasses.replace(image, folder=nowhere), nowhere, nowhere, 0, None)
@@ -181,7 +194,9 @@ class Machine:
         try:
             return Spec(**json.loads((self.folder / "machine.json").read_text()))
         except FileNotFoundError as error:
-            raise LabError(f"there is no server {self.name!r} in {self.lab}: start it with `up {self.name}`.") from error
+            raise LabError(
+                f"there is no server {self.name!r} in {self.lab}: start it with `up {self.name}`."
+            ) from error
 
     @property
     def ssh_port(self) -> int:
@@ -302,7 +317,9 @@ class Machine:
         """Set the server's clock to ours: after a restore it shows the time at which the snapshot was taken."""
         done = self.ssh(["sudo", "date", "-u", "-s", f"@{time.time():.3f}"], timeout=60)
         if done.returncode != 0:
-            raise LabError(f"server {self.name}: its clock cannot be set: {done.stderr.decode(errors='replace').strip()}")
+            raise LabError(
+                f"server {self.name}: its clock cannot be set: {done.stderr.decode(errors='replace').strip()}"
+            )
 
     # The cached booted state
 
@@ -343,12 +360,12 @@ class Machine:
         ]
 
     def ssh_command(self, command: Sequence[str]) -> list[str]:
-        """Return the ssh(1) command line that runs ``command``, a list of words, on the server (a shell for an empty list)."""
+        """Return the ssh(1) command line that runs ``command`` (a list of words; a shell if empty) on the server."""
         argv = ["ssh", *self.ssh_options(), "-p", str(self.ssh_port), f"{USER}@127.0.0.1"]
         return [*argv, "--", shlex.join(command)] if command else argv
 
     def ssh(self, command: Sequence[str], *, timeout: float, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run ``command`` on the server; status 255 is ssh's own failure, which running out of ``timeout`` s is made as well."""
+        """Run ``command`` on the server; status 255 is a failure of ssh itself, or that ``timeout`` seconds went by."""
         argv = self.ssh_command(command)
         try:
             return subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout, check=False)
@@ -356,7 +373,7 @@ class Machine:
             return subprocess.CompletedProcess(argv, 255, b"", f"no answer within {timeout:.0f} s".encode())
 
     def reboot(self) -> float:
-        """Reboot the server's system and return the seconds until SSH answered again. Raises LabError if it does not."""
+        """Reboot the server's system and return the seconds until SSH answered. Raises LabError if it does not."""
         before = self._boot_id()
         started = time.monotonic()
         self.ssh(["sudo", "systemctl", "reboot"], timeout=60)
@@ -381,7 +398,7 @@ class Machine:
 
     def snapshot_tags(self) -> list[str]:
         """Return the tags of the snapshots in the system disk."""
-        argv = ["qemu-img", "info", "--force-share", "--output=json", self.folder / "system.qcow2"]
+        argv = ["qemu-img", "info", "--force-share", "--output=json", str(self.folder / "system.qcow2")]
         facts = json.loads(processes.run(argv))
         return [str(entry["name"]) for entry in facts.get("snapshots", [])]
 
@@ -391,7 +408,7 @@ class Machine:
             monitor.human(f"savevm {_checked_tag(tag)}")
 
     def restore_snapshot(self, tag: str, started: Callable[[], None]) -> None:
-        """Go back to ``tag``, whether the server runs or not, and set its clock. Raises LabError if there is no such tag.
+        """Go back to ``tag``, whether the server runs or not, and set its clock. Raises LabError if there is none.
 
         ``started`` is called when QEMU had to be started, which may have changed the SSH port.
         """
@@ -422,7 +439,10 @@ class Machine:
                 progress(f"{self.name}: did not shut down within {SHUTDOWN_DEADLINE:.0f} s, switching it off")
         processes.stop(self.pid_file)
         sockets = socket_dir(self.lab)
-        for path in (self.monitor_path, *(wires.port_socket(sockets, self.name, number) for number in range(MOST_WIRES))):
+        for path in (
+            self.monitor_path,
+            *(wires.port_socket(sockets, self.name, number) for number in range(MOST_WIRES)),
+        ):
             path.unlink(missing_ok=True)
         return True
 

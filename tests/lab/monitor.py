@@ -10,7 +10,7 @@ import json
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from lab.errors import LabError
 
@@ -32,10 +32,12 @@ class Monitor:
         self._read()
         self.execute("qmp_capabilities")
 
-    def __enter__(self) -> Monitor:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._lines.close()
         self._socket.close()
 
@@ -64,6 +66,6 @@ class Monitor:
         Raises LabError if QEMU prints an error, which the human monitor does with a success status.
         """
         said = str(self.execute("human-monitor-command", **{"command-line": line})).strip()
-        if said.startswith("Error") or "\nError" in said or said.startswith("unknown command"):
+        if said.startswith(("Error", "unknown command")) or "\nError" in said:
             raise LabError(f"QEMU refused {line!r}: {said}")
         return said

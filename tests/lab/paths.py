@@ -55,5 +55,7 @@ def socket_dir(lab: Path) -> Path:
     far.mkdir(mode=0o700, exist_ok=True)
     # The temporary folder is shared: someone else may have made this name first.
     if far.is_symlink() or far.stat().st_uid != os.getuid():
-        raise LabError(f"{far} is not a folder of user {os.getuid()}: remove it, or set BAREFORGE_LAB_DIR to a short path.")
+        raise LabError(
+            f"{far} is not a folder of user {os.getuid()}: remove it, or set BAREFORGE_LAB_DIR to a short path."
+        )
     return far

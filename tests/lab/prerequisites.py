@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def missing_packages(packages: Mapping[str, str] = PACKAGES) -> list[str]:
 
 
 def system(os_release: Path = Path("/etc/os-release")) -> str:
-    """Return the machine's distribution and version as in ``debian 12`` (os-release(5)); ``unknown`` where it does not say."""
+    """Return the machine's distribution and version as in ``debian 12`` (os-release(5)), or ``unknown``."""
     try:
         lines = os_release.read_text().splitlines()
     except FileNotFoundError:
@@ -86,13 +85,11 @@ def can_be_root() -> bool:
 def check() -> list[str]:
     """Return the packages that have to be installed.
 
-    Raises LabError with one sentence if the machine cannot run the lab: processor, Python, disk, memory, or missing packages on a
-    system that is none of `SYSTEMS`, or without the right to install them or to build images.
+    Raises LabError with one sentence if the machine cannot run the lab: processor, disk, memory, or missing packages on
+    a system that is none of `SYSTEMS`, or without the right to install them or to build images.
     """
     if platform.machine() != "x86_64":
         raise LabError(f"the lab runs on x86_64 machines, this one is {platform.machine()}.")
-    if sys.version_info < (3, 11):
-        raise LabError(f"the lab needs Python 3.11 or newer, this is {platform.python_version()}.")
     for path in (cache_dir(), lab_dir()):
         if (free := free_gib(path)) < DISK_GIB:
             raise LabError(f"the lab needs {DISK_GIB} GiB of free disk below {path}, there are {free:.1f}.")
@@ -100,7 +97,8 @@ def check() -> list[str]:
         raise LabError(f"the lab needs {MEMORY_GIB} GiB of available memory, there are {memory:.1f}.")
     missing = missing_packages()
     if missing and system() not in SYSTEMS:
-        raise LabError(f"{', '.join(missing)} must be installed by hand: this is {system()}, the lab installs on {', '.join(SYSTEMS)}.")
+        where = f"this is {system()}, the lab installs on {', '.join(SYSTEMS)}"
+        raise LabError(f"{', '.join(missing)} must be installed by hand: {where}.")
     if not can_be_root():
         wanted = f"to install {', '.join(missing)} and " if missing else ""
         raise LabError(f"root, or sudo without a password, is needed {wanted}to build images.")

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import sys
 import threading
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import images, image_server, machine, processes, wires
+from lab import image_server, images, machine, processes, wires
 from lab.accelerator import accelerator
 from lab.debian_root import HOST_AS_SEEN_BY_GUESTS
 from lab.errors import LabError
@@ -30,6 +30,10 @@ DEFAULT_IMAGE = "kvm-host"
 DEFAULT_MEMORY = 3072
 DEFAULT_CPUS = 2
 DEFAULT_WIRES = 2
+_FILES = (
+    *("known_hosts", "images.json", "image-server.port", "image-server.log", "image-server.pid"),
+    *("wires.log", "wires.pid"),
+)
 
 
 class Lab:
@@ -60,8 +64,9 @@ class Lab:
     ) -> None:
         """Start the servers ``names`` side by side and return when all of them answer SSH; running ones are left alone.
 
-        ``image``, ``memory`` (MiB) and ``uplinks`` (0 to 4) are for servers that are made now. ``fresh`` throws a server's disks away
-        and goes on from the cached state of its first boot; ``cold`` boots it instead of using such a state.
+        ``image``, ``memory`` (MiB) and ``uplinks`` (0 to 4) are for servers that are made now. ``fresh`` throws a
+        server's disks away and goes on from the cached state of its first boot; ``cold`` boots it instead of using
+        such a state.
         Raises LabError if one of them does not come up, or exists and is different from what is asked for.
         """
         if uplinks is not None and not 0 <= uplinks <= machine.MOST_WIRES:
@@ -79,7 +84,7 @@ class Lab:
                 _check_same(server, wanted)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.start_services()
-        _side_by_side([(lambda server=server: self._up(server, wanted, fresh=fresh, cold=cold)) for server in machines])
+        _side_by_side(lambda server: self._up(server, wanted, fresh=fresh, cold=cold), machines)
 
     def _up(self, server: Machine, wanted: dict[str, Any], *, fresh: bool, cold: bool) -> None:
         with processes.locked(self.folder / "locks" / server.name, f"server {server.name}"):
@@ -89,24 +94,25 @@ class Lab:
                 progress(f"{server.name}: runs already (SSH after {took:.0f} s)")
                 return
             spec = self._spec(server, wanted)
+            described = f"{spec.image} ({spec.accelerator}, {spec.memory} MiB)"
             if fresh:
                 # The port stays, and with it every inventory that has been written.
                 server.destroy(keep_port=True)
             if server.exists:
-                progress(f"{server.name}: booting its disk ({spec.accelerator}, {spec.memory} MiB)")
+                progress(f"{server.name}: booting its disk, {described}")
                 server.start()
                 self.write_known_hosts()
                 progress(f"{server.name}: SSH answers after {server.wait_for_ssh(machine.BOOT_DEADLINE):.0f} s")
                 return
             if server.make(spec, use_cache=not cold):
-                progress(f"{server.name}: going on from the cached state of {spec.image} ({spec.accelerator}, {spec.memory} MiB)")
+                progress(f"{server.name}: going on from the cached state of {described}")
                 server.start(machine.READY)
                 self.write_known_hosts()
                 took = server.wait_for_ssh(machine.RESTORE_DEADLINE)
                 server.set_clock()
                 progress(f"{server.name}: SSH answers after {took:.1f} s")
                 return
-            progress(f"{server.name}: first boot of {spec.image} ({spec.accelerator}, {spec.memory} MiB), under a minute on an idle machine")
+            progress(f"{server.name}: first boot of {described}, under a minute on an idle machine")
             server.start()
             self.write_known_hosts()
             progress(f"{server.name}: SSH answers after {server.wait_for_ssh(machine.BOOT_DEADLINE):.0f} s")
@@ -138,7 +144,7 @@ class Lab:
         The last one to go ends the wires and the image server as well.
         """
         chosen = self._chosen(names)
-        _side_by_side([(lambda server=server: self._down(server, now=now)) for server in chosen])
+        _side_by_side(lambda server: self._down(server, now=now), chosen)
         self.stop_services_if_idle()
 
     def _down(self, server: Machine, *, now: bool) -> None:
@@ -147,15 +153,27 @@ class Lab:
                 progress(f"{server.name}: stopped")
 
     def destroy(self, names: Sequence[str] = ()) -> None:
-        """Switch the servers ``names`` (all, if none is named) off and remove their disks; without names, the lab's folder too."""
+        """Switch the servers ``names`` off and remove their disks; if none is named, all servers and the lab itself."""
         for server in self._chosen(names):
             with processes.locked(self.folder / "locks" / server.name, f"server {server.name}"):
                 server.destroy()
                 progress(f"{server.name}: destroyed")
         self.stop_services_if_idle()
-        if not names and self.folder.is_dir():
-            shutil.rmtree(socket_dir(self.folder), ignore_errors=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if names or not self.folder.is_dir():
+            return
+        # Only what is ours: another lab may lie in a folder below this one.
+        for folder in (socket_dir(self.folder), self.folder / "servers", self.folder / "locks"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in _FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def labs_below(self) -> list[Lab]:
+        """Return this lab and those whose folders lie below its own, the deepest first (so that folders empty out)."""
+        found = {path.parent.parent.parent for path in self.folder.rglob("machine.json")}
+        found |= {path.parent for path in self.folder.rglob("wires.log")} | {self.folder}
+        return [Lab(folder) for folder in sorted(found, key=lambda folder: (-len(folder.parts), str(folder)))]
 
     def restore(self, name: str, tag: str) -> None:
         """Bring the server ``name`` back to its snapshot ``tag``, whether it runs or not."""
@@ -178,7 +196,12 @@ class Lab:
     def write_known_hosts(self) -> None:
         """Write known_hosts anew from the host keys that were made with the servers' images."""
         with processes.locked(self.folder / "locks" / "_known_hosts", "the lab's known_hosts"):
-            lines = [f"[127.0.0.1]:{server.ssh_port} {key}\n" for server in self.machines() if (server.folder / "ssh-port").is_file() for key in server.image.host_keys]
+            lines = [
+                f"[127.0.0.1]:{server.ssh_port} {key}\n"
+                for server in self.machines()
+                if (server.folder / "ssh-port").is_file()
+                for key in server.image.host_keys
+            ]
             processes.write_atomically(self.folder / "known_hosts", "".join(lines))
 
     # Wires and images
@@ -202,7 +225,7 @@ class Lab:
             if processes.pid_of(self._wires_pid) is None:
                 argv = [sys.executable, wires.__file__, str(sockets), str(self._wires_pid)]
                 processes.start_daemon(argv, self._wires_pid, self.folder / "wires.log")
-                _wait_for(lambda: (sockets / wires.SWITCH).exists(), "the wires", self.folder / "wires.log")
+                _wait_for((sockets / wires.SWITCH).exists, "the wires", self.folder / "wires.log")
             self.write_catalogue()
             if processes.pid_of(self._image_server_pid) is None:
                 port_file = self.folder / "image-server.port"
@@ -210,7 +233,13 @@ class Lab:
                 if not port or not machine.port_is_free(port):
                     port = machine.free_port()
                 processes.write_atomically(port_file, f"{port}\n")
-                argv = [sys.executable, image_server.__file__, str(self._catalogue), str(port), str(self._image_server_pid)]
+                argv = [
+                    sys.executable,
+                    image_server.__file__,
+                    str(self._catalogue),
+                    str(port),
+                    str(self._image_server_pid),
+                ]
                 processes.start_daemon(argv, self._image_server_pid, self.folder / "image-server.log")
                 _wait_for(lambda: not machine.port_is_free(port), "the image server", self.folder / "image-server.log")
 
@@ -240,7 +269,7 @@ class Lab:
         return f"http://{HOST_AS_SEEN_BY_GUESTS}:{int((self.folder / 'image-server.port').read_text())}"
 
     def status(self) -> dict[str, Any]:
-        """Return all that is known about the lab as plain data: servers, wires, image server, images with their checksums."""
+        """Return all that is known about the lab as plain data: servers, wires, image server, images and checksums."""
         servers = {}
         for server in self.machines():
             spec = server.spec
@@ -292,17 +321,17 @@ def _wait_for(condition: Callable[[], bool], what: str, log: Path, seconds: floa
         time.sleep(0.05)
 
 
-def _side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run the jobs in a thread each, and raise the first failure when all have ended."""
+def _side_by_side(job: Callable[[Machine], None], machines: Sequence[Machine]) -> None:
+    """Do ``job`` for the machines in a thread each, and raise the first failure when all have ended."""
     failures: list[BaseException] = []
 
-    def guarded(job: Callable[[], None]) -> None:
+    def guarded(server: Machine) -> None:
         try:
-            job()
+            job(server)
         except BaseException as error:  # noqa: BLE001  (raised again below)
             failures.append(error)
 
-    threads = [threading.Thread(target=guarded, args=(job,)) for job in jobs]
+    threads = [threading.Thread(target=guarded, args=(server,)) for server in machines]
     for thread in threads:
         thread.start()
     for thread in threads:

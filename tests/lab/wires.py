@@ -4,10 +4,10 @@
 
 """The virtual wires: one switch in user space that every uplink of the lab's servers is plugged into.
 
-QEMU's ``dgram`` netdev sends each frame as one datagram from its own Unix socket. This process is the other end of all of
-them: a learning switch all of whose ports are trunks (frames travel with their tags untouched, MAC addresses are learned for each
-VLAN). Datagram sockets have no connection: either side may restart, and frames flow again. A test can plug in as well, by
-binding a socket of its own in the folder:
+QEMU's ``dgram`` netdev sends each frame as one datagram from its own Unix socket. This process is the other end of all
+of them: a learning switch all of whose ports are trunks (frames travel with their tags untouched, MAC addresses are
+learned for each VLAN). Datagram sockets have no connection: either side may restart, and frames flow again. A test can
+plug in as well, by binding a socket of its own in the folder:
 
     NAME.port      is a port of the switch: what it sends to ``switch`` enters there
     NAME.monitor   gets a copy of every frame that enters the switch
@@ -39,7 +39,7 @@ def port_socket(folder: Path, server: str, uplink: int) -> Path:
 
 
 def vlan_of(frame: bytes) -> int:
-    """Return the VLAN id of the frame's outer 802.1Q or 802.1ad tag, 0 for an untagged frame (IEEE 802.1Q-2018, 9.6)."""
+    """Return the VLAN id of the frame's outer 802.1Q or 802.1ad tag, 0 if there is none (IEEE 802.1Q-2018, 9.6)."""
     if frame[12:14] in (b"\x81\x00", b"\x88\xa8") and len(frame) >= 16:
         return int.from_bytes(frame[14:16], "big") & 0xFFF
     return 0
