@@ -61,9 +61,9 @@ def preview(
 ) -> Dict[Tuple[str, str], Optional[List[Command]]]:
     """Return what the kernel would show of tables after the commands, by (family, name).
 
-    The commands are carried out in a network namespace that lives for this call only (network_namespaces(7)). The kernel
-    and libnftables bring every rule into a form of their own, which changes with their versions: asking them is the one
-    way to compare what is wanted with what is there.
+    The commands are carried out in a network namespace that lives for this call only (network_namespaces(7)). The
+    kernel and libnftables bring every rule into a form of their own, which changes with their versions: asking them is
+    the one way to compare what is wanted with what is there.
 
     tables: (family, name) of the tables to list.
     devices: names of network devices that must exist there, such as those that chains of family netdev name.

@@ -223,7 +223,7 @@ Entries = Dict[str, List[str]]
 
 
 def _in_force(firewall: Optional[Firewall], rules: Mapping[str, FirewallRule]) -> Tuple[bool, Collection[str]]:
-    """Return whether the table is as it should be apart from the rules of the model, and the names of those that are."""
+    """Return whether the table is right apart from the rules of the model, and the names of those that are right."""
     commands = firewall_commands(firewall, rules.values())
     kept = read_json(FIREWALL_FILE) or {}
     lasting = kept.get("nftables") == commands and systemd.unit_is_installed(
@@ -246,7 +246,7 @@ def _in_force(firewall: Optional[Firewall], rules: Mapping[str, FirewallRule]) -
 
 
 def _split(listing: Optional[Sequence[nftables.Command]], digests: Mapping[str, str]) -> Tuple[Entries, List[str]]:
-    """Return the kernel's rules by the digest of the model's rule, and the whole table with those digests in their place."""
+    """Return the kernel's rules by the digest of the model's, and all of the table with the digests in their place."""
     rules: Entries = {}
     frame: List[str] = []
     chains = {rule_chain(name) for name in digests.values()}

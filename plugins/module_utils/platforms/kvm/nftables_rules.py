@@ -56,8 +56,8 @@ def rule_digest(name: str) -> str:
 def rule_comment(name: str) -> str:
     """Return the comment that says which rule of the model a rule of the kernel was made from.
 
-    The digest is the identity; the name behind it is for people. nft writes comments between quotes and escapes none, so
-    that a quote in a name would keep others from loading what `nft list` printed.
+    The digest is the identity; the name behind it is for people. nft writes comments between quotes and escapes
+    nothing, so that a quote in a name would keep others from loading what `nft list` printed.
     """
     return f"rule {rule_digest(name)} {_printable(name)}"[:_COMMENT_BYTES].rstrip()
 

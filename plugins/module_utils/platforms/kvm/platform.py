@@ -6,7 +6,13 @@
 
 from __future__ import annotations
 
-from ...engine.platform import Platform
+from typing import ContextManager
+
+from ...engine.platform import Guard, Platform
+from .firewall import KvmFirewall
+from .guard import KvmGuard
+from .host_lock import LOCK_TIMEOUT, host_lock
+from .port_acl import KvmPortAcl
 
 
 class KvmPlatform(Platform):
@@ -14,4 +20,19 @@ class KvmPlatform(Platform):
 
     NAME = "kvm"
     RUNS_ON_HOST = True
-    INTERFACES = ()
+    INTERFACES = (
+        KvmFirewall,
+        KvmPortAcl,
+    )
+
+    def guard(self) -> Guard:
+        return KvmGuard(self)
+
+    def lock(self) -> ContextManager[None]:
+        return host_lock(float(self.settings.get("lock_timeout") or LOCK_TIMEOUT))
+
+    def recover(self) -> None:
+        KvmGuard(self).recover()
+        for interface in self.interfaces:
+            if hasattr(interface, "recover"):
+                interface.recover()

@@ -4,9 +4,9 @@
 
 """The filters on the ports of a KVM host's virtual machines: nftables chains on their tap devices.
 
-Each ACL is one file that holds what was asked and the commands that put it in force. A hook of libvirt hands them to nft
-when the VM starts and its tap devices exist but no processor of it runs; if that fails, the VM does not start. A VM that
-runs already is filtered at once, in one transaction.
+Each ACL is one file that holds what was asked and the commands that put it in force. A hook of libvirt hands them to
+nft when the VM starts and its tap devices exist but no processor of it runs; if that fails, the VM does not start. A VM
+that runs already is filtered at once, in one transaction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from typing import Any, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterable, List, Mapping, Optional, Sequence
 from xml.etree import ElementTree
 
 from ...engine.change import Change
@@ -35,8 +35,9 @@ APPLY_SUFFIX = ".apply.json"
 REMOVE_SUFFIX = ".remove.json"
 
 HOOK_FILE = "/etc/libvirt/hooks/qemu.d/bareforge"
-# https://libvirt.org/hooks.html: at `start begin` the resources of the guest are there and its process is not; a hook that
-# fails keeps the guest from starting. It runs at every operation of every guest, so it is a shell script that mostly exits.
+# https://libvirt.org/hooks.html: at `start begin` the resources of the guest are there and its process is not; a hook
+# that fails keeps the guest from starting. It runs at every operation of every guest, so it is a shell script that
+# mostly just exits.
 HOOK_TEXT = f"""\
 #!/bin/sh
 # Written by Bareforge: puts the port ACLs of a guest in force before it runs, and out of force after it has ended.
@@ -131,7 +132,7 @@ def remove_stored(vm: str, nic: str) -> None:
 
 
 def forget(path: str) -> None:
-    """Remove the files of an ACL, given their path without suffix, and the VM's folder with the last. Raises ApplyError."""
+    """Remove the files of an ACL, given by their path without suffix, and the VM's folder with the last of them."""
     for suffix in (APPLY_SUFFIX, REMOVE_SUFFIX):
         remove_file(f"{path}{suffix}")
     try:
@@ -170,7 +171,9 @@ def read_nics(vms: Collection[str]) -> Dict[str, Dict[str, str]]:
 
     def ask(connection: Any) -> Dict[str, Dict[str, str]]:
         return {
-            domain.name(): nic_addresses(domain.XMLDesc(0)) for domain in connection.listAllDomains() if domain.name() in vms
+            domain.name(): nic_addresses(domain.XMLDesc(0))
+            for domain in connection.listAllDomains()
+            if domain.name() in vms
         }
 
     return libvirt.read(ask, "the NICs of the virtual machines cannot be read") if vms else {}
@@ -193,7 +196,7 @@ def install_hook() -> None:
             systemd.systemctl("try-reload-or-restart", unit)
             told = True
     if told:
-        # It reloads in the background, and nothing tells when it has: a guest that starts meanwhile would miss the hook.
+        # It reloads in the background and nothing tells when it has: a guest that starts meanwhile misses the hook.
         time.sleep(1)
 
 
@@ -239,14 +242,16 @@ class KvmPortAcl(Interface):
         if not isinstance(acl, PortAcl):
             return
         before = context.before.get("vm", {}).get((acl.vm,))
-        if "vm" in context.before and (not isinstance(before, Vm) or acl.nic not in [nic.name for nic in before.nics or ()]):
+        if "vm" in context.before and (
+            not isinstance(before, Vm) or acl.nic not in [nic.name for nic in before.nics or ()]
+        ):
             return  # The VM or the NIC is made in this run, by us.
         nics = read_nics({str(acl.vm)}).get(str(acl.vm))
         if nics is not None and tap_name(str(acl.vm), str(acl.nic)) not in nics:
             yield Problem(
                 acl.place.field("nic").text,
-                f"the VM {acl.vm!r} gives this NIC no device name of its own on the host, since it was not made by this "
-                "collection; allowed are NICs of VMs that were",
+                f"VM {acl.vm!r} gives this NIC no fixed device name on the host, since it was not made by this collection; "
+                "allowed are NICs of VMs that were",
             )
 
     def apply(self, changes: Sequence[Change], context: Context) -> None:
@@ -323,9 +328,7 @@ def _in_force(running: Sequence[StoredAcl]) -> Dict[str, bool]:
     devices = [one.device for one in running]
     wanted = _by_chain(nftables.preview(commands, [PORT_TABLE], devices)[PORT_TABLE])
     shown = _by_chain(nftables.list_table(*PORT_TABLE))
-    return {
-        device: all(shown.get(chain) == wanted.get(chain) for chain in port_chains(device)) for device in devices
-    }
+    return {device: all(shown.get(chain) == wanted.get(chain) for chain in port_chains(device)) for device in devices}
 
 
 def _by_chain(listing: Optional[Sequence[nftables.Command]]) -> Dict[str, List[str]]:

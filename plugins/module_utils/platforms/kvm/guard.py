@@ -1,0 +1,352 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The guard over the path that a KVM host is managed through.
+
+Before the first risky change everything that the change can break is copied into a folder on the host, and a timer of
+systemd is started that brings it back. Only a confirmation over a new connection stops it. A host that is restarted
+meanwhile brings it back at boot.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from typing import Any, Collection, Dict, List, Optional, Sequence
+
+from ...engine.change import Change
+from ...engine.platform import Context, Guard
+from ...errors import ApplyError, BareforgeError, GuardError, ReadError
+from ...model.schema import Plain
+from ...transports import nftables
+from . import guard_undo, systemd
+from .host_files import read_json, write_atomically, write_json
+from .nftables_rules import HOST_TABLE
+
+GUARD_FOLDER = "/var/lib/bareforge/guard"
+GUARD_UNIT = "bareforge-guard.service"
+GUARD_TARGET = "multi-user.target"
+CONFIRMED = "confirmed"
+_OVS_SOCKET = "/run/openvswitch/db.sock"
+_KEPT_SECONDS = 24 * 3600
+# How long after its time an undo may still be on its way, on a slow host.
+_GRACE_SECONDS = 30.0
+_UNDO_SECONDS = 300
+
+
+class Part:
+    """One part of the host that a guarded change can break.
+
+    paths: globs of the files that belong to it. commands: what makes the host take them up again.
+    """
+
+    def __init__(self, paths: Sequence[str], commands: Sequence[Sequence[str]]) -> None:
+        self.paths = tuple(paths)
+        self.commands = tuple(tuple(command) for command in commands)
+
+
+PARTS: Dict[str, Part] = {
+    "firewall": Part(["/etc/bareforge/firewall.json"], []),
+    "network": Part(
+        ["/etc/systemd/network/*.network", "/etc/systemd/network/*.netdev", "/etc/systemd/network/*.link"],
+        [["/usr/bin/networkctl", "reload"]],
+    ),
+    "sshd": Part(
+        ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*.conf"],
+        [["/usr/bin/systemctl", "try-reload-or-restart", "ssh.service"]],
+    ),
+}
+
+PART_OF_KIND = {
+    "firewall": "firewall",
+    "firewall_rule": "firewall",
+    "virtual_switch": "network",
+    "virtual_network": "network",
+    "host_interface": "network",
+}
+
+
+class KvmGuard(Guard):
+    """Lets a KVM host undo changes to its management path by itself."""
+
+    def __init__(self, platform: Any = None) -> None:
+        self.platform = platform
+
+    def arm(self, changes: Sequence[Change], context: Context, timeout: int) -> Plain:
+        parts = {PART_OF_KIND.get(change.kind, "") for change in changes}
+        if "" in parts:
+            kinds = ", ".join(sorted({change.kind for change in changes if change.kind not in PART_OF_KIND}))
+            raise GuardError(f"the guard of platform kvm cannot undo changes of {kinds}")
+        return self.arm_parts(parts, timeout)
+
+    def arm_parts(self, parts: Collection[str], timeout: int) -> Plain:
+        """Store the undo of parts of the host and start its timer.
+
+        parts: keys of PARTS. timeout: seconds without confirmation after which the host undoes.
+        Returns what `confirm` and `undo` need: the token. Raises GuardError.
+        """
+        self._tidy()
+        for token in _tokens():
+            waiting = _describe(token)
+            if waiting is not None:
+                raise GuardError(f"{waiting}, and there can be one guard at a time")
+        token = secrets.token_hex(8)
+        folder = _folder(token)
+        try:
+            os.makedirs(folder, mode=0o700)
+            os.chmod(GUARD_FOLDER, 0o700)
+            self._store(folder, token, sorted(parts), timeout)
+            self._start_timer(folder, token, timeout)
+            # Only from here on there is something to undo: the timer does nothing without this file.
+            write_atomically(os.path.join(folder, guard_undo.ARMED), b"", 0o600)
+        except (OSError, BareforgeError) as error:
+            self._discard(token)
+            raise GuardError(f"the undo could not be stored on the host: {error}") from error
+        return {"token": token}
+
+    def confirm(self, token: str) -> None:
+        folder = _checked_folder(token)
+        try:
+            os.rename(os.path.join(folder, guard_undo.ARMED), os.path.join(folder, CONFIRMED))
+        except FileNotFoundError:
+            raise GuardError(_why_not(folder, token)) from None
+        self._discard(token)
+
+    def undo(self, token: str) -> None:
+        folder = _checked_folder(token)
+        if not os.path.isdir(folder):
+            raise GuardError(_why_not(folder, token))
+        try:
+            # In a session of its own, since the change may have cut the connection that this process lives by.
+            done = subprocess.run(
+                [*_interpreter(), os.path.join(folder, "undo.py")],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_UNDO_SECONDS,
+                start_new_session=True,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise GuardError(f"the undo could not be run: {error}") from error
+        outcome = _outcome(folder)
+        if outcome is None and done.returncode == 0:
+            raise GuardError(_why_not(folder, token))
+        if outcome is None:
+            words = done.stderr.strip() or f"exit status {done.returncode}"
+            raise GuardError(f"the undo broke off: {words}")
+        _stop_timer(token)
+        if outcome["failures"]:
+            raise GuardError(f"the undo is incomplete: {'; '.join(outcome['failures'])}")
+
+    def recover(self) -> None:
+        """Settle what a killed run has left: an undo that waits, one that was cut short, files of a finished one.
+
+        A guard that nobody has confirmed yet is waited for, since it would take back what is changed meanwhile.
+        Raises GuardError.
+        """
+        self._tidy()
+        for token in _tokens():
+            folder = _folder(token)
+            if os.path.exists(os.path.join(folder, guard_undo.ARMED)):
+                self._wait(token)
+            if os.path.exists(os.path.join(folder, guard_undo.UNDOING)) and _outcome(folder) is None:
+                self.undo(token)
+
+    def _wait(self, token: str) -> None:
+        armed = os.path.join(_folder(token), guard_undo.ARMED)
+        left = _seconds_left(token)
+        deadline = time.monotonic() + max(left, 0.0) + _GRACE_SECONDS
+        while os.path.exists(armed) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if os.path.exists(armed):
+            self.undo(token)
+
+    # -- Storing ---------------------------------------------------------------------------------------------------
+
+    def _store(self, folder: str, token: str, parts: Sequence[str], timeout: int) -> None:
+        source = guard_undo.__loader__.get_source(guard_undo.__name__)  # type: ignore[union-attr]
+        if not source:
+            raise GuardError("the source of the undo is not at hand")
+        write_atomically(os.path.join(folder, "undo.py"), source.encode("utf-8"), 0o600)
+        paths = [pattern for part in parts for pattern in PARTS[part].paths]
+        commands: List[Plain] = []
+        if "firewall" in parts:
+            listing = nftables.list_table(*HOST_TABLE)
+            write_json(
+                os.path.join(folder, "table.json"), nftables.document(nftables.as_commands(*HOST_TABLE, listing))
+            )
+            commands.append(_command(["/usr/sbin/nft", "-j", "-f", os.path.join(folder, "table.json")]))
+        if "network" in parts and os.path.exists(_OVS_SOCKET):
+            server = f"unix:{_OVS_SOCKET}"
+            backup = systemd.run_command(["/usr/bin/ovsdb-client", "backup", server, "Open_vSwitch"])
+            write_atomically(os.path.join(folder, "openvswitch"), backup.encode("utf-8"), 0o600)
+            commands.append(_command(["/usr/bin/ovsdb-client", "restore", server, "Open_vSwitch"], "openvswitch"))
+        for part in parts:
+            commands.extend(_command(argv) for argv in PARTS[part].commands)
+        plan = {
+            "files": {"paths": paths, "saved": _save_files(folder, paths)},
+            "commands": commands,
+            "clean_up": systemd.boot_unit_files(GUARD_UNIT, GUARD_TARGET),
+        }
+        write_json(os.path.join(folder, "plan.json"), plan)
+        about = {"parts": list(parts), "timeout": timeout, "boot": _boot(), "until": _uptime() + timeout}
+        write_json(os.path.join(folder, "about.json"), about)
+
+    @staticmethod
+    def _start_timer(folder: str, token: str, timeout: int) -> None:
+        script = [*_interpreter(), os.path.join(folder, "undo.py")]
+        systemd.write_boot_unit(GUARD_UNIT, _boot_unit(script), GUARD_TARGET)
+        systemd.run_command(
+            [
+                "systemd-run",
+                "--quiet",
+                "--collect",
+                f"--unit={_unit(token)}",
+                f"--on-active={timeout}s",
+                "--timer-property=AccuracySec=100ms",
+                "--description=Undo of a change of the management path that is not confirmed, by Bareforge",
+                "--",
+                *script,
+            ]
+        )
+
+    @staticmethod
+    def _discard(token: str) -> None:
+        _stop_timer(token)
+        for path in systemd.boot_unit_files(GUARD_UNIT, GUARD_TARGET):
+            if os.path.lexists(path):
+                os.unlink(path)
+        shutil.rmtree(_folder(token), ignore_errors=True)
+
+    def _tidy(self) -> None:
+        """Remove guards that were never armed or are confirmed, and old ones that have run."""
+        for token in _tokens():
+            folder = _folder(token)
+            if _outcome(folder) is not None:
+                if time.time() - os.stat(folder).st_mtime > _KEPT_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif not any(os.path.exists(os.path.join(folder, name)) for name in (guard_undo.ARMED, guard_undo.UNDOING)):
+                self._discard(token)
+
+
+def _command(argv: Sequence[str], stdin: Optional[str] = None) -> Plain:
+    return {"argv": list(argv), "stdin": stdin, "timeout": 60}
+
+
+def _save_files(folder: str, patterns: Sequence[str]) -> List[Plain]:
+    saved: List[Plain] = []
+    for pattern in patterns:
+        for path in sorted(glob.glob(pattern)):
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            name = f"file-{len(saved)}"
+            with open(path, "rb") as stream:
+                write_atomically(os.path.join(folder, name), stream.read(), 0o600)
+            mode = stat.S_IMODE(status.st_mode)
+            saved.append({"path": path, "mode": mode, "uid": status.st_uid, "gid": status.st_gid, "from": name})
+    return saved
+
+
+def _boot_unit(script: Sequence[str]) -> str:
+    return f"""\
+# Written by Bareforge for as long as a change of the management path is not confirmed.
+[Unit]
+Description=Undo of a change of the management path that was not confirmed, by Bareforge
+After=ovsdb-server.service ovs-vswitchd.service systemd-networkd.service nftables.service bareforge-firewall.service
+
+[Service]
+Type=oneshot
+ExecStart={" ".join(script)}
+
+[Install]
+WantedBy={GUARD_TARGET}
+"""
+
+
+def _interpreter() -> List[str]:
+    # The host's own one: what Ansible runs by may be a virtual environment that is gone at the next boot.
+    python = "/usr/bin/python3"
+    return [python if os.path.exists(python) else sys.executable, "-I"]
+
+
+def _unit(token: str) -> str:
+    return f"bareforge-guard-{token}"
+
+
+def _stop_timer(token: str) -> None:
+    try:
+        systemd.systemctl("stop", f"{_unit(token)}.timer")
+    except ApplyError:
+        # It has run, or was never started: systemd knows no unit of that name then.
+        return
+
+
+def _folder(token: str) -> str:
+    return os.path.join(GUARD_FOLDER, token)
+
+
+def _checked_folder(token: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{16}", token):
+        raise GuardError(f"{token!r} is no token of a guard; allowed is what arming has returned")
+    return _folder(token)
+
+
+def _tokens() -> List[str]:
+    try:
+        return sorted(name for name in os.listdir(GUARD_FOLDER) if re.fullmatch(r"[0-9a-f]{16}", name))
+    except FileNotFoundError:
+        return []
+
+
+def _outcome(folder: str) -> Optional[Dict[str, Any]]:
+    outcome = read_json(os.path.join(folder, guard_undo.UNDONE))
+    return outcome if isinstance(outcome, dict) else None
+
+
+def _why_not(folder: str, token: str) -> str:
+    outcome = _outcome(folder)
+    if outcome is not None:
+        failed = f", but not wholly: {'; '.join(outcome['failures'])}" if outcome["failures"] else ""
+        return f"the changes were undone at {outcome['at']}, since nobody had confirmed them in time{failed}"
+    if os.path.exists(os.path.join(folder, guard_undo.UNDOING)):
+        return "the changes are being undone, since nobody has confirmed them in time"
+    return f"the host knows of no guard {token}; it was confirmed before, or never armed"
+
+
+def _describe(token: str) -> Optional[str]:
+    folder = _folder(token)
+    if os.path.exists(os.path.join(folder, guard_undo.ARMED)):
+        left = _seconds_left(token)
+        when = f"the host undoes it in {left:.0f} s" if left > 0 else f"its time ended {-left:.0f} s ago"
+        return f"guard {token} waits for a confirmation ({when})"
+    if os.path.exists(os.path.join(folder, guard_undo.UNDOING)) and _outcome(folder) is None:
+        return f"guard {token} is being undone"
+    return None
+
+
+def _seconds_left(token: str) -> float:
+    try:
+        about = read_json(os.path.join(_folder(token), "about.json")) or {}
+    except ReadError:
+        return 0.0
+    # Time since boot, since a host's clock may be set by hand or by the very change.
+    return float(about.get("until", 0)) - _uptime() if about.get("boot") == _boot() else 0.0
+
+
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+        return stream.read().strip()
+
+
+def _uptime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

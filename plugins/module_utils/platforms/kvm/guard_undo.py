@@ -1,0 +1,122 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The undo that a guard leaves on the host: run by systemd, not by Ansible.
+
+The guard writes the source of this module beside its data, and a timer and the next boot run it from there. So it
+imports nothing but the standard library, and does only what the data says. What it is to do stands in `plan.json`:
+
+`files`: what is brought back: {"paths": [globs], "saved": [{"path", "mode", "uid", "gid", "from"}]}. What matches one
+    of the globs and is not among the saved ones is removed.
+`commands`: what is run after that, each an argv, with a file of this folder as standard input or none.
+`clean_up`: paths of files that are removed when all is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any, Dict, List
+
+ARMED = "armed"
+UNDOING = "undoing"
+UNDONE = "undone.json"
+
+
+def undo(folder: str) -> int:
+    """Undo what the guard in a folder stands over, unless it was confirmed; return the exit status of the program."""
+    with open(os.path.join(folder, "lock"), "a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(os.path.join(folder, UNDONE)) or not _claim(folder):
+            return 0
+        with open(os.path.join(folder, "plan.json"), encoding="utf-8") as stream:
+            plan = json.load(stream)
+        failures = _restore_files(folder, plan["files"])
+        for command in plan["commands"]:
+            failures.extend(_run(folder, command))
+        outcome = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "failures": failures}
+        _write(os.path.join(folder, UNDONE), json.dumps(outcome).encode("ascii"), 0o600)
+        for path in plan["clean_up"]:
+            if os.path.lexists(path):
+                os.unlink(path)
+    for failure in failures:
+        print(f"bareforge guard: {failure}", file=sys.stderr)
+    print(f"bareforge guard: the changes under {folder} were not confirmed and have been undone", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _claim(folder: str) -> bool:
+    # Confirming renames the same file: whoever comes first has it, and the other finds it gone.
+    try:
+        os.rename(os.path.join(folder, ARMED), os.path.join(folder, UNDOING))
+    except FileNotFoundError:
+        # A file that is there already is an undo that was cut short, such as by a restart of the host.
+        return os.path.exists(os.path.join(folder, UNDOING))
+    return True
+
+
+def _restore_files(folder: str, files: Dict[str, Any]) -> List[str]:
+    failures = []
+    saved = {entry["path"] for entry in files["saved"]}
+    present = {path for pattern in files["paths"] for path in glob.glob(pattern) if os.path.isfile(path)}
+    for path in sorted(present - saved):
+        try:
+            os.unlink(path)
+        except OSError as error:
+            failures.append(f"{path} could not be removed: {error}")
+    for entry in files["saved"]:
+        try:
+            with open(os.path.join(folder, entry["from"]), "rb") as stream:
+                content = stream.read()
+            _restore(entry, content)
+        except OSError as error:
+            failures.append(f"{entry['path']} could not be brought back: {error}")
+    return failures
+
+
+def _restore(entry: Dict[str, Any], content: bytes) -> None:
+    try:
+        with open(entry["path"], "rb") as stream:
+            if stream.read() == content:
+                return
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(entry["path"]), exist_ok=True)
+    _write(entry["path"], content, entry["mode"])
+    os.chown(entry["path"], entry["uid"], entry["gid"])
+
+
+def _write(path: str, content: bytes, mode: int) -> None:
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.guard")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as stream:
+        os.fchmod(stream.fileno(), mode)
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _run(folder: str, command: Dict[str, Any]) -> List[str]:
+    name = " ".join(command["argv"])
+    source = os.path.join(folder, command["stdin"]) if command.get("stdin") else os.devnull
+    try:
+        with open(source, "rb") as stream:
+            done = subprocess.run(
+                command["argv"], stdin=stream, capture_output=True, timeout=command["timeout"], check=False
+            )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [f"{name}: {error}"]
+    if done.returncode != 0:
+        words = done.stderr.decode("utf-8", "replace").strip()
+        return [f"{name}: {words or done.returncode}"]
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(undo(os.path.dirname(os.path.abspath(__file__))))
