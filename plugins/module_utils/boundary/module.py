@@ -1,0 +1,66 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A module of the collection as it runs on a host: from AnsibleModule's arguments to its result."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, List, Type
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..engine.platform import Platform
+from ..errors import AuthenticateError, NotSupportedError, Problem
+from ..model.schema import Plain
+from ..model.types import show
+from ..platforms.on_host import ON_HOST
+from .definitions import ModuleDefinition
+from .result import failure, perform
+
+
+class _Module(AnsibleModule):
+    """An AnsibleModule that knows secrets inside documents, which the argument spec does not describe."""
+
+    def __init__(self, definition: ModuleDefinition) -> None:
+        self.definition = definition
+        super().__init__(argument_spec=definition.argument_spec(), supports_check_mode=True)
+        self.no_log_values.update(self.secrets())
+
+    def secrets(self) -> List[str]:
+        return self.definition.secrets(self.params)
+
+    def _log_invocation(self) -> None:
+        # Ansible would write the arguments to the host's log, documents with their secrets among them.
+        given = sorted(name for name, value in self.params.items() if value is not None and not name.startswith("_ansible"))
+        self.log(f"Invoked with the options {', '.join(given)}")
+
+
+def run_module(definition: ModuleDefinition) -> None:
+    """Run a module: read its arguments, let the platform do what they ask for, and exit with the result."""
+    module = _Module(definition)
+    try:
+        result = _perform(module)
+    except Exception as error:  # noqa: BLE001 - the one boundary: a task that breaks off says so in one sentence
+        result = failure(error, module._verbosity)
+    # fail_json would add a traceback of its own by its own rules.
+    module.exit_json(**result)
+
+
+def _perform(module: _Module) -> Plain:
+    call = module.definition.parse(module.params)
+    platform = _platform_class(call.values.get("platform"))()
+    if os.geteuid() != 0:
+        raise AuthenticateError("the task needs root on the host", "Say become: true")
+    return perform(module.definition, platform, call, module.check_mode, module._diff)
+
+
+def _platform_class(name: Any) -> Type[Platform]:
+    allowed = ", ".join(sorted(ON_HOST))
+    if name is None:
+        raise NotSupportedError([Problem("platform", f"must be given; allowed is {allowed}")])
+    if name not in ON_HOST:
+        raise NotSupportedError([Problem("platform", f"{show(name)} does not run on the host itself; allowed is {allowed}")])
+    return ON_HOST[name]
+

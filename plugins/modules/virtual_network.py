@@ -1,0 +1,148 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: virtual_network
+short_description: Manage virtual networks
+version_added: 0.1.0
+description:
+  - Makes, changes and removes named networks on virtual switches, which are port groups of ESXi, vnets of Proxmox
+    VE and VLAN networks elsewhere. VMs and interfaces of the host are connected to a network by its name.
+  - A change of the VLAN reaches running VMs too.
+  - What the platform cannot do is refused by name before anything is changed.
+author: Bareforge contributors (@bareforge)
+extends_documentation_fragment:
+  - bareforge.hypervisor.attributes
+  - bareforge.hypervisor.virtual_network
+  - bareforge.hypervisor.platform
+seealso:
+  - module: bareforge.hypervisor.host
+    description: Converges a whole host in one task, which is much faster than one task an object.
+"""
+
+EXAMPLES = r"""
+- name: The network of the applications, on VLAN 10
+  bareforge.hypervisor.virtual_network:
+    name: app
+    switch: br-data
+    vlan: 10
+    subnets: [10.10.0.0/24, "fd00:10::/64"]
+
+- name: Several networks, one of them a trunk
+  bareforge.hypervisor.virtual_network:
+    virtual_networks:
+      - name: db
+        switch: br-data
+        vlan: 20
+      - name: routers
+        switch: br-data
+        trunk: [10, 20, 100-199]
+
+- name: Remove a network that nothing is connected to
+  bareforge.hypervisor.virtual_network:
+    name: db
+    state: absent
+"""
+
+RETURN = r"""
+changes:
+  description: What was changed, or would be in check mode, in this order.
+  returned: with O(state) other than V(gathered)
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: The kind of the object.
+      type: str
+      sample: virtual_network
+    key:
+      description: Its key; the parts of a key of several are joined by slashes.
+      type: str
+      sample: app
+    action:
+      description: V(create), V(update) or V(delete).
+      type: str
+      sample: update
+    fields:
+      description: The paths, below the object, of the fields that differ.
+      type: list
+      elements: str
+      sample: [vlan]
+    needs:
+      description: What the change takes beside itself, V(power_cycle) of the VM or V(host_reboot).
+      returned: when it takes anything
+      type: list
+      elements: str
+before:
+  description: The objects that differ as they were, as a document; those that were not there are not in it.
+  returned: with O(state) other than V(gathered)
+  type: dict
+after:
+  description: The same objects as the host shows them now, or as they are planned in check mode.
+  returned: with O(state) other than V(gathered)
+  type: dict
+guard:
+  description: The guard over the changes to the path that the host is managed through.
+  returned: when such changes were made under the guard
+  type: dict
+  contains:
+    guarded:
+      description: What was changed under it.
+      type: list
+      elements: str
+      sample: ["virtual_switch['br-data']"]
+    confirmed:
+      description: That the controller came back over a new connection and confirmed.
+      type: bool
+      sample: true
+    seconds:
+      description: How long that took.
+      type: float
+      sample: 1.3
+virtual_networks:
+  description: The objects that are there, in the form in which O(virtual_networks) accepts them.
+  returned: with O(state=gathered)
+  type: list
+  elements: dict
+phase:
+  description:
+    - Where the task broke off. V(validate) means that nothing was changed.
+    - One of V(connect), V(authenticate), V(read), V(validate), V(apply), V(verify), V(guard) and V(internal).
+  returned: failure
+  type: str
+  sample: validate
+problems:
+  description: Everything that is wrong with what was asked.
+  returned: failure with phase V(validate)
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: Where in the document it stands.
+      type: str
+      sample: virtual_network['app'].vlan
+    message:
+      description: What is wrong there, and what is allowed.
+      type: str
+      sample: must be given
+changes_made:
+  description: The changes that were complete when the task broke off, each as in RV(changes).
+  returned: failure after changes had begun
+  type: list
+  elements: dict
+"""
+
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
+
+
+def main() -> None:
+    run_module(MODULES["virtual_network"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What all actions of the collection share: reading a task's arguments, and doing it in the worker or on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.parameters import remove_values
+from ansible.plugins.action import ActionBase
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.connection import ConnectionSettings
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import (
+    MODULES,
+    Call,
+    ModuleDefinition,
+)
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import failure, perform, with_host
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ConnectError, GuardError, Problem, ValidateError
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import Path
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.registry import PLATFORMS, platform_class
+
+from .confirmation import confirm
+from .plain import as_text, plain
+
+COLLECTION = "bareforge.hypervisor"
+
+# Ansible loads an action in the parent, before it forks: what is imported here is paid once a run, not once a task.
+for _name in PLATFORMS:
+    platform_class(_name)
+
+
+class HypervisorAction(ActionBase):
+    """Base of the actions."""
+
+    @property
+    def definition(self) -> ModuleDefinition:
+        """What the module of the action's name takes and does; the name is that of the file the action is loaded from."""
+        return MODULES[type(self).__module__.rpartition(".")[2]]
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the task and return its result.
+
+        Whether that happens here or on the host is the platform's to say. Arguments are checked here in any case, so
+        that a mistake is answered before the host is even connected to.
+        """
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        host = self._target(variables)
+        secrets: list[str] = []
+        try:
+            arguments = self.prepare(plain(self._task.args), variables)
+            secrets = self.definition.secrets(arguments)
+            result = self._run(arguments, variables, host, secrets)
+        except AnsibleError:
+            raise
+        except Exception as error:
+            result = failure(error, self._display.verbosity, host)
+        if secrets:
+            result = remove_values(result, secrets)
+        return result
+
+    def prepare(self, arguments: dict[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the task's arguments as the module takes them; for actions that add what only the controller has."""
+        return arguments
+
+    def conclude(self, result: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the result of a task that went well; for actions that do something with it on the controller."""
+        return result
+
+    def _run(
+        self, arguments: dict[str, Any], variables: dict[str, Any], host: str, secrets: list[str]
+    ) -> dict[str, Any]:
+        arguments = {**arguments, "platform": self._platform_name(arguments, variables)}
+        call = self.definition.parse(arguments)
+        cls = platform_class(call.values["platform"])
+        if cls.RUNS_ON_HOST:
+            result = self._execute(self.definition.name, arguments, variables, host)
+        else:
+            settings = self._settings(call, variables, host)
+            secrets.extend(value for value in [settings.get("password")] if value)
+            result = self._perform_here(self.definition, cls(settings), call, host)
+        if result.get("failed") or result.get("unreachable"):
+            return result
+        if isinstance(result.get("guard"), Mapping) and "token" in result["guard"]:
+            result["guard"] = self._confirm(cls, plain(result["guard"]), call, variables, host)
+        if isinstance(result.get("diff"), Mapping):
+            result["diff"] = {name: as_text(result["diff"][name]) for name in ("before", "after")}
+        return self.conclude(result, arguments)
+
+    def _target(self, variables: Mapping[str, Any]) -> str:
+        return str(self._task.delegate_to or variables.get("inventory_hostname") or "localhost")
+
+    def _variable(self, name: str, variables: Mapping[str, Any]) -> Any:
+        """Return an inventory variable of the host that the task works on, templated, or None."""
+        delegated = (variables.get("ansible_delegated_vars") or {}).get(self._task.delegate_to) or {}
+        own = delegated if name in delegated else variables
+        return plain(self._templar.template(own[name])) if own.get(name) is not None else None
+
+    def _platform_name(self, arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> Any:
+        name = arguments.get("platform")
+        if name is None:
+            name = self._variable("bareforge_platform", variables)
+        if name is None:
+            allowed = ", ".join(sorted(PLATFORMS))
+            raise ValidateError(
+                [Problem("platform", f"must be given, or the inventory variable bareforge_platform; allowed is {allowed}")]
+            )
+        return name
+
+    def _settings(self, call: Call, variables: Mapping[str, Any], host: str) -> dict[str, Any]:
+        """Return how an API platform is reached: the option, what it leaves open from variables, then the defaults."""
+        problems: list[Problem] = []
+        inventory = {name: self._variable(f"bareforge_{name}", variables) for name in ConnectionSettings.options()}
+        known = ConnectionSettings.read(inventory, Path("bareforge_connection"), problems)
+        if problems or known is None:
+            raise ValidateError(
+                Problem(problem.path.replace("bareforge_connection.", "bareforge_"), problem.message) for problem in problems
+            )
+        known = known.complete(None)
+        wanted = call.values.get("connection")
+        settings = wanted.complete(known) if wanted is not None else known
+        values = {name: value for name, _entry, value in settings.items()}
+        values.setdefault("host", self._variable("ansible_host", variables) or host)
+        return values
+
+    def _perform_here(self, definition: ModuleDefinition, platform: Platform, call: Call, host: str) -> dict[str, Any]:
+        def progress(line: str) -> None:
+            self._display.v(line, host=host)
+
+        shown = progress if self._display.verbosity else None
+        return perform(definition, platform, call, self._task.check_mode, self._task.diff, shown)
+
+    def _execute(
+        self, name: str, arguments: Mapping[str, Any], variables: dict[str, Any], host: str
+    ) -> dict[str, Any]:
+        """Run a module on the host and return its result."""
+        # How an API is reached is nothing for a platform that is reached through Ansible: its password stays here.
+        sent = {option: value for option, value in arguments.items() if option != "connection" and value is not None}
+        result = self._execute_module(module_name=f"{COLLECTION}.{name}", module_args=sent, task_vars=variables)
+        return with_host(result, host)
+
+    def _confirm(
+        self, cls: type[Platform], guard: dict[str, Any], call: Call, variables: dict[str, Any], host: str
+    ) -> dict[str, Any]:
+        def reach(state: str) -> None:
+            arguments = {"token": guard["token"], "state": state, "platform": cls.NAME}
+            if not cls.RUNS_ON_HOST:
+                platform = cls(self._settings(call, variables, host))
+                definition = MODULES["guard"]
+                perform(definition, platform, definition.parse(arguments))
+                return
+            self._connection.reset()
+            result = self._execute_module(module_name=f"{COLLECTION}.guard", module_args=arguments, task_vars=variables)
+            if result.get("unreachable"):
+                raise ConnectError(str(result.get("msg")))
+            if result.get("failed"):
+                raise GuardError(str(result.get("msg")))
+
+        return confirm(guard, reach)

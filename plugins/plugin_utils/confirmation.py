@@ -1,0 +1,67 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The second half of the guard: coming back over a new connection to confirm a change to the management path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ConnectError, GuardError
+
+PAUSE = 1.0
+"""Seconds between two attempts to reach the host."""
+
+MARGIN = 10.0
+"""Seconds that the host is given, after its timer has ended, to undo and be reachable again."""
+
+UNREACHABLE = (ConnectError, AnsibleConnectionFailure)
+
+
+def confirm(guard: dict[str, Any], reach: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
+    """Confirm a guarded change and return the guard's part of the task's result.
+
+    guard: what the engine returned: `token`, `timeout` in seconds, and `guarded`, the changes.
+    reach: called with `confirmed` or `undone`; connects to the host anew and tells its guard. Raises ConnectError or
+        AnsibleConnectionFailure where the host does not answer, and GuardError where the guard has run already.
+    Raises GuardError where the host undid the change, after it had time to.
+    """
+    began = time.monotonic()
+    timeout = float(guard["timeout"])
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            reach("confirmed")
+        except UNREACHABLE as error:
+            if time.monotonic() - began + PAUSE > timeout:
+                raise GuardError(*_undone(guard, reach, sleep, began, str(error)), attempts=attempts) from error
+            sleep(PAUSE)
+        except GuardError as error:
+            raise GuardError(
+                f"{', '.join(guard['guarded'])}: the host undid the change, since it was not confirmed within "
+                f"{timeout:.0f} s: {error.message}",
+                error.hint,
+            ) from error
+        else:
+            return {"guarded": guard["guarded"], "confirmed": True, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _undone(
+    guard: dict[str, Any], reach: Callable[[str], None], sleep: Callable[[float], None], began: float, reason: str
+) -> tuple[str, str]:
+    sleep(max(0.0, float(guard["timeout"]) + MARGIN - (time.monotonic() - began)))
+    names = ", ".join(guard["guarded"])
+    message = f"{names}: after the change the host could not be reached within {guard['timeout']} s ({reason})"
+    try:
+        reach("undone")
+    except UNREACHABLE:
+        return message, "It should have undone the change by itself, but does not answer yet; look at its console"
+    except GuardError:
+        # The guard says that there is nothing left to undo.
+        pass
+    return f"{message}; the host undid the change and answers again", "Correct what cuts off the controller and run again"
