@@ -50,7 +50,8 @@ def gather(platform: Platform, kinds: Collection[str] = ()) -> Plain:
 def run(platform: Platform, request: Request) -> Plain:
     """Bring a host to what a document says and return the task's result.
 
-    The result has `changed`, `before` and `after` (documents of the objects that differ), `changes` and, where there
+    The result has `changed`, `before` and `after` (documents of the objects that differ), `changes`, `planned` (what
+    `after` was meant to be, without what only the host can choose, so that it is the same in check mode) and, where there
     are any, `warnings` and `guard` (whose token has to be confirmed over a new connection).
     Raises the errors of :mod:`errors`; ValidateError and NotSupportedError always before anything was changed.
     """
@@ -172,6 +173,7 @@ def _result(plan: Plan, after: Optional[State]) -> Plain:
         "changes": [change.to_result() for change in plan.changes],
         "before": to_document(_select(plan.before, touched)),
         "after": to_document(_select(plan.wanted if after is None else after, touched)),
+        "planned": to_document(_select(plan.wanted, touched)),
     }
     if plan.warnings:
         result["warnings"] = list(plan.warnings)

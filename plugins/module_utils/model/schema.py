@@ -62,6 +62,11 @@ class Option:
     neutral: Any = AS_DEFAULT
     clearable: bool = False
 
+    def refusal(self) -> str:
+        """Return the message for a value that is not allowed and must not be shown."""
+        allowed = getattr(getattr(self.type, "type", None), "allowed", "")
+        return f"what is given is not allowed{f'; allowed is {allowed}' if allowed else ''}"
+
 
 def option(type: "FieldType", description: str, **properties: Any) -> Any:
     """Return a dataclass field of a kind; the properties are those of :class:`Option`."""
@@ -352,7 +357,10 @@ class ModelObject:
             if entry.clearable and given == "":
                 fields[name] = ""
                 continue
-            fields[name] = entry.type.read(given, path.field(name), problems)
+            found: List[Problem] = []
+            fields[name] = entry.type.read(given, path.field(name), found)
+            # A message quotes the value, which a secret must not be.
+            problems.extend(Problem(problem.path, entry.refusal()) if entry.secret else problem for problem in found)
         if any(fields.get(name) is None for name, entry in options.items() if entry.key):
             return None
         item = cls(**fields)
