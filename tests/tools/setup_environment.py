@@ -15,12 +15,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from interpreters import real_interpreters
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
@@ -29,37 +30,10 @@ REQUIREMENTS = ROOT / "requirements-development.txt"
 # ansible-core 2.19 runs on 3.11 to 3.13, 2.21 on 3.12 to 3.14.
 OLDEST = (3, 11)
 NEWEST = (3, 14)
-INTERPRETER_NAME = re.compile(r"python(3)\.(\d+)$")
 
 
 class SetupError(Exception):
     """What is missing and what to do, in one sentence."""
-
-
-def interpreters() -> list[tuple[tuple[int, int], Path]]:
-    """Return version and path of every real interpreter that will do, newest first; pyenv's shims are none.
-
-    They are told by their file names, so that a second run starts no process.
-    """
-    pyenv_roots = {Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))}
-    folders = []
-    for entry in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        folder = Path(entry)
-        if folder.name == "shims":
-            pyenv_roots.add(folder.parent)
-        elif folder.is_dir():
-            folders.append(folder)
-    for root in sorted(pyenv_roots):
-        folders.extend(sorted(root.glob("versions/*/bin"), reverse=True))
-    found = {}
-    for folder in [*folders, Path("/usr/local/bin"), Path("/usr/bin")]:
-        for path in folder.glob("python3.*"):
-            match = INTERPRETER_NAME.match(path.name)
-            if match and os.access(path, os.X_OK) and VENV not in path.parents:
-                found.setdefault(path.resolve(), (int(match[1]), int(match[2])))
-    usable = [(version, path) for path, version in found.items() if OLDEST <= version <= NEWEST]
-    # Of the same version, the one that comes first on PATH.
-    return sorted(usable, key=lambda entry: entry[0], reverse=True)
 
 
 def chosen_interpreter() -> tuple[tuple[int, int], Path]:
@@ -76,15 +50,16 @@ def chosen_interpreter() -> tuple[tuple[int, int], Path]:
         major, minor, executable = asked.stdout.split(None, 2)
         version = (int(major), int(minor))
         if not OLDEST <= version <= NEWEST:
-            raise SetupError(f"BAREFORGE_PYTHON is {wanted!r}, which is Python {major}.{minor}; allowed is 3.11 to 3.14.")
+            raise SetupError(f"BAREFORGE_PYTHON is {wanted!r}: Python {major}.{minor}; allowed is 3.11 to 3.14.")
         return version, Path(executable.strip())
-    found = interpreters()
-    if not found:
+    usable = {version: path for version, path in real_interpreters().items() if OLDEST <= version <= NEWEST}
+    if not usable:
         raise SetupError(
             "Python 3.11 to 3.14 is needed and none is on PATH, under ~/.pyenv/versions or in /usr/bin: "
             "install one (on Debian 12 and newer: apt-get install python3 python3-venv)."
         )
-    return found[0]
+    newest = max(usable)
+    return newest, usable[newest]
 
 
 def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
@@ -136,20 +111,31 @@ def install_requirements() -> None:
         raise SetupError(f"the Python packages cannot be installed: {last_line(done.stdout)}")
 
 
+def made_with(interpreter: Path) -> bool:
+    """Return whether .venv is there, whole, at this path, and of that interpreter (pyvenv.cfg of PEP 405)."""
+    try:
+        lines = (VENV / "pyvenv.cfg").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    fields = {key.strip(): value.strip() for key, _equals, value in (line.partition("=") for line in lines)}
+    return (
+        Path(fields.get("home", "/")) / interpreter.name == interpreter
+        and fields.get("command", "").endswith(f" {VENV}")
+        and run([str(VENV / "bin" / "python"), "-m", "pip", "--version"]).returncode == 0
+    )
+
+
 def set_up() -> bool:
     """Make .venv as it shall be and return whether there was anything to do. Raises SetupError."""
     version, interpreter = chosen_interpreter()
-    made_with = f"interpreter {interpreter}\n"
-    stamp = f"{made_with}requirements {hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()}\nfolder {VENV}\n"
-    found = STAMP.read_text() if STAMP.exists() else ""
-    works = os.access(VENV / "bin" / "python", os.X_OK)
-    if found == stamp and works:
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    stamp = f"interpreter {interpreter}\nrequirements {digest}\nfolder {VENV}\n"
+    if STAMP.exists() and STAMP.read_text() == stamp and os.access(VENV / "bin" / "python", os.X_OK):
         return False
     began = time.monotonic()
     print(f"setup: Python {version[0]}.{version[1]} ({interpreter}), packages into {VENV} …", flush=True)
-    if not (works and found.startswith(made_with) and f"folder {VENV}\n" in found):
+    if not made_with(interpreter):
         make_environment(version, interpreter)
-    STAMP.write_text(f"{made_with}folder {VENV}\n")
     install_requirements()
     STAMP.write_text(stamp)
     print(f"setup: done after {time.monotonic() - began:.0f} s", flush=True)
