@@ -124,7 +124,9 @@ def translate(error: Any, what: str, otherwise: Type[BareforgeError]) -> Barefor
     code = error.get_error_code()
     reason = one_line(error.get_error_message() or str(error))
     message = f"{what}: {reason}"
-    if code in _codes("VIR_ERR_AUTH_FAILED", "VIR_ERR_AUTH_CANCELLED", "VIR_ERR_AUTH_UNAVAILABLE", "VIR_ERR_ACCESS_DENIED"):
+    if code in _codes(
+        "VIR_ERR_AUTH_FAILED", "VIR_ERR_AUTH_CANCELLED", "VIR_ERR_AUTH_UNAVAILABLE", "VIR_ERR_ACCESS_DENIED"
+    ):
         return AuthenticateError(message, "Run the task as root (become: true)")
     if code in _codes("VIR_ERR_NO_CONNECT", "VIR_ERR_RPC", "VIR_ERR_INVALID_CONN") or _is_transport(error, code):
         return ConnectError(message, "See whether libvirtd runs: systemctl status libvirtd")
@@ -133,8 +135,10 @@ def translate(error: Any, what: str, otherwise: Type[BareforgeError]) -> Barefor
 
 def _is_transport(error: Any, code: Any) -> bool:
     domain = _code("VIR_FROM_RPC")
-    return domain is not None and error.get_error_domain() == domain and code in _codes(
-        "VIR_ERR_SYSTEM_ERROR", "VIR_ERR_INTERNAL_ERROR"
+    return (
+        domain is not None
+        and error.get_error_domain() == domain
+        and code in _codes("VIR_ERR_SYSTEM_ERROR", "VIR_ERR_INTERNAL_ERROR")
     )
 
 

@@ -13,6 +13,9 @@ from .firewall import KvmFirewall
 from .guard import KvmGuard
 from .host_lock import LOCK_TIMEOUT, host_lock
 from .port_acl import KvmPortAcl
+from .snapshot import KvmSnapshots
+from .template import KvmTemplates
+from .vm import KvmVms
 
 
 class KvmPlatform(Platform):
@@ -23,6 +26,9 @@ class KvmPlatform(Platform):
     INTERFACES = (
         KvmFirewall,
         KvmPortAcl,
+        KvmTemplates,
+        KvmVms,
+        KvmSnapshots,
     )
 
     def guard(self) -> Guard:
