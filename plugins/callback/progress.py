@@ -6,12 +6,6 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from ansible import constants
-from ansible.plugins.callback import CallbackBase
-
 DOCUMENTATION = r"""
 name: progress
 type: stdout
@@ -21,7 +15,7 @@ description:
   - Prints a line when a task starts, and one a host when it is done, with the time since the start of the run and the
     time that the task took. Skipped tasks are shown with O(show_skipped) only.
   - A failure is shown with its message, its hint and what had been changed by then.
-author: Bareforge contributors
+author: Bareforge contributors (@bareforge)
 options:
   show_skipped:
     description: Whether skipped tasks are shown.
@@ -35,6 +29,12 @@ options:
 requirements:
   - Set as stdout callback in the configuration.
 """
+
+import time  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible import constants  # noqa: E402
+from ansible.plugins.callback import CallbackBase  # noqa: E402
 
 
 def clock(seconds: float) -> str:

@@ -14,8 +14,8 @@ attributes:
     description: Has an action of the same name that runs on the controller.
     support: full
     details:
-      - Checks the arguments before the host is connected to. The work itself is done on the host for the platform V(kvm),
-        over Ansible's own connection, and on the controller for platforms that are managed through their API.
+      - Checks the arguments before the host is connected to. The work itself is done on the host for the platform
+        V(kvm), over Ansible's own connection, and on the controller for platforms that are managed through their API.
   action_group:
     description: Use C(group/bareforge.hypervisor.hypervisor) in C(module_defaults) to set defaults for all modules.
     support: full

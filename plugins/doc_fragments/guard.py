@@ -14,7 +14,7 @@ class ModuleDocFragment:
 options:
   token:
     description:
-      - The guard's token, RV(ignore:guard.token) of the change.
+      - The guard's token, C(guard.token) of the change.
     type: str
     required: true
   state:

@@ -27,11 +27,11 @@ seealso:
 EXAMPLES = r"""
 - name: Keep the change
   bareforge.hypervisor.guard:
-    token: 20270131-120000-4711
+    token: 3f1b9c0d2a4e5f60
 
 - name: Undo the change at once
   bareforge.hypervisor.guard:
-    token: 20270131-120000-4711
+    token: 3f1b9c0d2a4e5f60
     state: undone
 """
 

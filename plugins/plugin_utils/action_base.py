@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.connection import ConnectionSettings
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import (
     MODULES,
@@ -20,7 +21,12 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.defi
 )
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import failure, perform, with_host
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ConnectError, GuardError, Problem, ValidateError
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import (
+    ConnectError,
+    GuardError,
+    Problem,
+    ValidateError,
+)
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import Path
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.registry import PLATFORMS, platform_class
 
@@ -39,7 +45,7 @@ class HypervisorAction(ActionBase):
 
     @property
     def definition(self) -> ModuleDefinition:
-        """What the module of the action's name takes and does; the name is that of the file the action is loaded from."""
+        """What the module takes and does that has the name of the file which the action is loaded from."""
         return MODULES[type(self).__module__.rpartition(".")[2]]
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -58,7 +64,7 @@ class HypervisorAction(ActionBase):
             result = self._run(arguments, variables, host, secrets)
         except AnsibleError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the one boundary: a task that breaks off says so in one sentence
             result = failure(error, self._display.verbosity, host)
         if secrets:
             result = remove_values(result, secrets)
@@ -108,7 +114,11 @@ class HypervisorAction(ActionBase):
         if name is None:
             allowed = ", ".join(sorted(PLATFORMS))
             raise ValidateError(
-                [Problem("platform", f"must be given, or the inventory variable bareforge_platform; allowed is {allowed}")]
+                [
+                    Problem(
+                        "platform", f"must be given, or the inventory variable bareforge_platform; allowed is {allowed}"
+                    )
+                ]
             )
         return name
 
@@ -119,7 +129,8 @@ class HypervisorAction(ActionBase):
         known = ConnectionSettings.read(inventory, Path("bareforge_connection"), problems)
         if problems or known is None:
             raise ValidateError(
-                Problem(problem.path.replace("bareforge_connection.", "bareforge_"), problem.message) for problem in problems
+                Problem(problem.path.replace("bareforge_connection.", "bareforge_"), problem.message)
+                for problem in problems
             )
         known = known.complete(None)
         wanted = call.values.get("connection")
@@ -135,9 +146,7 @@ class HypervisorAction(ActionBase):
         shown = progress if self._display.verbosity else None
         return perform(definition, platform, call, self._task.check_mode, self._task.diff, shown)
 
-    def _execute(
-        self, name: str, arguments: Mapping[str, Any], variables: dict[str, Any], host: str
-    ) -> dict[str, Any]:
+    def _execute(self, name: str, arguments: Mapping[str, Any], variables: dict[str, Any], host: str) -> dict[str, Any]:
         """Run a module on the host and return its result."""
         # How an API is reached is nothing for a platform that is reached through Ansible: its password stays here.
         sent = {option: value for option, value in arguments.items() if option != "connection" and value is not None}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ConnectError, GuardError
 
 PAUSE = 1.0
@@ -19,10 +20,14 @@ PAUSE = 1.0
 MARGIN = 10.0
 """Seconds that the host is given, after its timer has ended, to undo and be reachable again."""
 
+HINT = "Correct what cuts off the controller and run again"
+
 UNREACHABLE = (ConnectError, AnsibleConnectionFailure)
 
 
-def confirm(guard: dict[str, Any], reach: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
+def confirm(
+    guard: dict[str, Any], reach: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
+) -> dict[str, Any]:
     """Confirm a guarded change and return the guard's part of the task's result.
 
     guard: what the engine returned: `token`, `timeout` in seconds, and `guarded`, the changes.
@@ -61,7 +66,7 @@ def _undone(
         reach("undone")
     except UNREACHABLE:
         return message, "It should have undone the change by itself, but does not answer yet; look at its console"
-    except GuardError:
-        # The guard says that there is nothing left to undo.
-        pass
-    return f"{message}; the host undid the change and answers again", "Correct what cuts off the controller and run again"
+    except GuardError as error:
+        # Nothing is left to undo, which is what a guard that has done its work says.
+        return f"{message}; {error.message}", HINT
+    return f"{message}; the host undid the change and answers again", HINT

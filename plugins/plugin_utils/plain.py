@@ -22,8 +22,8 @@ def plain(value: Any) -> Any:
     """Return a value as str, int, float, bool, None, list and dict.
 
     Since ansible-core 2.19 values may be subclasses that carry tags, and containers that template when they are read;
-    neither pickle nor YAML nor an SDK should meet them. Dates, which YAML makes of unquoted ones, become their ISO text.
-    Anything else is returned as it is, for the model to refuse.
+    neither pickle nor YAML nor an SDK should meet them. Dates, which YAML makes of unquoted ones, become their text in
+    ISO 8601. Anything else is returned as it is, for the model to refuse.
     """
     if value is None or isinstance(value, bool):
         return value

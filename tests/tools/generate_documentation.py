@@ -4,8 +4,8 @@
 
 """Writes the documentation of the modules' options, in plugins/doc_fragments, from the model and the definitions.
 
-    python tests/tools/generate_documentation.py            writes what has changed
-    python tests/tools/generate_documentation.py --check    writes nothing, and fails where something is out of date
+python tests/tools/generate_documentation.py            writes what has changed
+python tests/tools/generate_documentation.py --check    writes nothing, and fails where something is out of date
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ def fragments() -> dict[Path, str]:
     shared = {name: option_documentation(entry, False, True) for name, entry in COMMON_OPTIONS.items()}
     files = {FRAGMENTS / "platform.py": fragment("How the host is reached.", shared)}
     for name, definition in MODULES.items():
-        files[FRAGMENTS / f"{name}.py"] = fragment(f"The options of the module {name}.", module_documentation(definition))
+        files[FRAGMENTS / f"{name}.py"] = fragment(
+            f"The options of the module {name}.", module_documentation(definition)
+        )
     return files
 
 

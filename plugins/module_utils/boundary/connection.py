@@ -20,11 +20,14 @@ class ConnectionSettings(ModelObject):
     host: Optional[str] = option(
         Value(Host()), "The name or address of the host's API. The default is the host's C(ansible_host), or its name."
     )
-    port: Optional[int] = option(Value(Integer(1, 65535)), "The TCP port of the API; the platform's usual one by default.")
+    port: Optional[int] = option(
+        Value(Integer(1, 65535)), "The TCP port of the API; the platform's usual one by default."
+    )
     user: Optional[str] = option(Value(Text(maximum=255, minimum=1)), "The user to log in as.")
     password: Optional[str] = option(Value(Text(maximum=1024, minimum=1)), "The user's password.", secret=True)
     ca_file: Optional[str] = option(
-        Value(AbsolutePath()), "A file with the certificates, in PEM form, that the host's certificate is checked against."
+        Value(AbsolutePath()),
+        "A file with the certificates, in PEM form, that the host's certificate is checked against.",
     )
     fingerprint: Optional[str] = option(
         Value(

@@ -71,10 +71,10 @@ COMMON_OPTIONS: Dict[str, Option] = {
     ),
     "connection": Option(
         Nested(ConnectionSettings),
-        "How a platform that is managed through its API is reached. What is not given here is taken from the inventory "
-        "variables C(bareforge_host), C(bareforge_port), C(bareforge_user), C(bareforge_password), C(bareforge_ca_file), "
-        "C(bareforge_fingerprint), C(bareforge_validate_certs) and C(bareforge_timeout). Platforms that are managed over "
-        "Ansible's own connection, such as V(kvm), have no use for it.",
+        "How a platform that is managed through its API is reached. What is not given here is taken from the "
+        "inventory variables C(bareforge_host), C(bareforge_port), C(bareforge_user), C(bareforge_password), "
+        "C(bareforge_ca_file), C(bareforge_fingerprint), C(bareforge_validate_certs) and C(bareforge_timeout). "
+        "Platforms that are managed over Ansible's own connection, such as V(kvm), have no use for it.",
     ),
 }
 
@@ -240,13 +240,13 @@ class ObjectModule(ModuleDefinition):
         if self.keys:
             own[self.section] = Option(
                 Mappings(self.cls),
-                f"Several objects in one task, instead of {keys} and the options that describe one. Each has these options "
-                "as its fields, and may have a C(state) of its own, V(present) or V(absent).",
+                f"Several objects in one task, instead of {keys} and the options that describe one. Each has these "
+                "options as its fields, and may have a C(state) of its own, V(present) or V(absent).",
             )
             own["exact"] = Option(
                 Value(Boolean()),
-                f"Whether every {self.kind.replace('_', ' ')} that O({self.section}) does not list is removed. What carries "
-                "the path that the host is managed through, and a VM that runs, is kept with a warning.",
+                f"Whether every {self.kind.replace('_', ' ')} that O({self.section}) does not list is removed. What "
+                "carries the path that the host is managed through, and a VM that runs, is kept with a warning.",
                 default=False,
             )
         text = "With V(present) the host is made to show what the options say; what they leave open stays as it is."
@@ -343,22 +343,23 @@ class HostModule(ModuleDefinition):
                 WholeDocument(),
                 "What the host shall be, as a mapping of sections: "
                 + ", ".join(f"C({section})" for section in SECTIONS.values())
-                + ". A section holds the objects of its kind in a list, or is one mapping where a host has only one of them. A kind's fields are the "
-                "options of the module of its name. An object in a list may carry C(state), V(present) or V(absent). What the "
-                "document does not speak of is left alone.",
+                + ". A section holds the objects of its kind in a list, or is one mapping where a host has only one "
+                "of them. A kind's fields are the options of the module of its name. An object in a list may "
+                "carry C(state), V(present) or V(absent). What the document does not speak of is left alone.",
             ),
             "exact": Option(
                 Values(Choice(*PRUNABLE)),
-                "The kinds of which nothing shall be there but what the document lists. What carries the path that the host is "
-                "managed through, and a VM that runs, is kept with a warning.",
+                "The kinds of which nothing shall be there but what the document lists. What carries the path that "
+                "the host is managed through, and a VM that runs, is kept with a warning.",
             ),
             "kinds": Option(
-                Values(Choice(*KINDS)), "The kinds to gather with O(state=gathered); all that the platform has by default."
+                Values(Choice(*KINDS)),
+                "The kinds to gather with O(state=gathered); all that the platform has by default.",
             ),
             "state": _state(
                 ("present", "gathered"),
-                "With V(present) the host is made to show what the document says. With V(gathered) nothing is changed, and "
-                "RV(document) describes the host in a form that can be applied back unchanged.",
+                "With V(present) the host is made to show what the document says. With V(gathered) nothing is "
+                "changed, and RV(document) describes the host in a form that can be applied back unchanged.",
             ),
         }
         super().__init__("host", own, tuple(Operation.options()))
@@ -429,7 +430,9 @@ class GuardModule(ModuleDefinition):
 
     def __init__(self) -> None:
         own = {
-            "token": Option(Value(Text(maximum=255, minimum=1)), "The guard's token, RV(ignore:guard.token) of the change.", required=True),
+            "token": Option(
+                Value(Text(maximum=255, minimum=1)), "The guard's token, C(guard.token) of the change.", required=True
+            ),
             "state": _state(
                 ("confirmed", "undone"),
                 "With V(confirmed) the change stays. With V(undone) it is undone at once.",

@@ -33,7 +33,9 @@ class _Module(AnsibleModule):
 
     def _log_invocation(self) -> None:
         # Ansible would write the arguments to the host's log, documents with their secrets among them.
-        given = sorted(name for name, value in self.params.items() if value is not None and not name.startswith("_ansible"))
+        given = sorted(
+            name for name, value in self.params.items() if value is not None and not name.startswith("_ansible")
+        )
         self.log(f"Invoked with the options {', '.join(given)}")
 
 
@@ -61,6 +63,7 @@ def _platform_class(name: Any) -> Type[Platform]:
     if name is None:
         raise NotSupportedError([Problem("platform", f"must be given; allowed is {allowed}")])
     if name not in ON_HOST:
-        raise NotSupportedError([Problem("platform", f"{show(name)} does not run on the host itself; allowed is {allowed}")])
+        raise NotSupportedError(
+            [Problem("platform", f"{show(name)} does not run on the host itself; allowed is {allowed}")]
+        )
     return ON_HOST[name]
-

@@ -64,7 +64,7 @@ def failure(error: Exception, verbosity: int = 0, host: Optional[str] = None) ->
 
 
 def with_host(result: Mapping[str, object], host: Optional[str]) -> Plain:
-    """Return a failed result, made where the host's name in the inventory is not known, with that name in its message."""
+    """Return a failed result that was made where the host's name is not known with that name in its message."""
     named = dict(result)
     if named.get("failed") and "phase" in named and host:
         named["msg"] = f"{host}: {named['msg']}"

@@ -4,7 +4,7 @@
 
 """ansible-playbook with one more platform, `memory`, whose hosts are kept in files between tasks.
 
-    python playbook_on_memory.py FOLDER [arguments of ansible-playbook]
+python playbook_on_memory.py FOLDER [arguments of ansible-playbook]
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from typing import Any
 
 from ansible.cli.playbook import PlaybookCLI
 
-ROOT = Path(__file__).resolve().parents[4]
+TESTS = Path(__file__).resolve().parents[3]
 
 
 class MemoryPlaybookCLI(PlaybookCLI):
     """Registers the platform once Ansible's own loader of collections is in place."""
 
     def _play_prereqs(self) -> Any:
+        from stored_platform import StoredPlatform
+
         from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms import registry
-        from tests.unit.plugins.action.stored_platform import StoredPlatform
 
         StoredPlatform.FOLDER = Path(sys.argv[1])
         module = types.ModuleType(f"{registry.__package__}.memory")
@@ -35,5 +36,5 @@ class MemoryPlaybookCLI(PlaybookCLI):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(TESTS))
     MemoryPlaybookCLI.cli_executor(["ansible-playbook", *sys.argv[2:]])
