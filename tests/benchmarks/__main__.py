@@ -39,7 +39,9 @@ def write_page(page: Path, lines: dict[str, list[str]]) -> None:
     for name, results in lines.items():
         stamp = f"{datetime.date.today().isoformat()}, Python {platform.python_version()}"
         kept[name] = f"- `{name}` ({stamp}): " + "; ".join(f"`{line}`" for line in results)
-    page.write_text(f"{before}{BEGIN}\n" + "\n".join(kept[name] for name in sorted(kept)) + f"\n{END}{after}", encoding="utf-8")
+    page.write_text(
+        f"{before}{BEGIN}\n" + "\n".join(kept[name] for name in sorted(kept)) + f"\n{END}{after}", encoding="utf-8"
+    )
 
 
 def main() -> int:

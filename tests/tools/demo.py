@@ -144,7 +144,10 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("demo: interrupted; run `make demo` again to go on, or `make clean` to remove what was made.", file=sys.stderr)
+        print(
+            "demo: interrupted; run `make demo` again to go on, or `make clean` to remove what was made.",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

@@ -35,7 +35,21 @@ def vlan(arguments: argparse.Namespace) -> dict[str, object]:
     run("ip", "netns", "delete", name)
     must("ip", "link", "set", arguments.parent, "up")
     must("ip", "netns", "add", name)
-    must("ip", "link", "add", "link", arguments.parent, "name", device, "netns", name, "type", "vlan", "id", str(arguments.id))
+    must(
+        "ip",
+        "link",
+        "add",
+        "link",
+        arguments.parent,
+        "name",
+        device,
+        "netns",
+        name,
+        "type",
+        "vlan",
+        "id",
+        str(arguments.id),
+    )
     inside = ("ip", "-n", name)
     for address in arguments.addresses:
         must(*inside, "address", "add", address, "dev", device, *(("nodad",) if ":" in address else ()))
@@ -46,9 +60,14 @@ def vlan(arguments: argparse.Namespace) -> dict[str, object]:
 
 def reaches(arguments: argparse.Namespace) -> dict[str, object]:
     """Ping an address and tell how many answers came."""
-    done = run("ip", "netns", "exec", arguments.namespace, "ping", "-n", "-c", "4", "-i", "0.5", "-W", "2", arguments.address)
+    done = run(
+        "ip", "netns", "exec", arguments.namespace, "ping", "-n", "-c", "4", "-i", "0.5", "-W", "2", arguments.address
+    )
     received = next((line for line in done.stdout.splitlines() if "received" in line), "")
-    return {"received": int(received.split(" received")[0].rsplit(" ", 1)[-1]) if received else 0, "said": done.stdout[-400:]}
+    return {
+        "received": int(received.split(" received")[0].rsplit(" ", 1)[-1]) if received else 0,
+        "said": done.stdout[-400:],
+    }
 
 
 def scan(arguments: argparse.Namespace) -> dict[str, object]:

@@ -62,7 +62,11 @@ def read_addresses() -> object:
     """Return the host's addresses and the files that keep them."""
     printed = subprocess.run(["ip", "-j", "address"], check=True, capture_output=True, text=True).stdout
     files = []
-    for pattern in ("/etc/systemd/network/60-bareforge-*", "/var/lib/bareforge/templates/*.json", "/etc/bareforge/port_acls/*"):
+    for pattern in (
+        "/etc/systemd/network/60-bareforge-*",
+        "/var/lib/bareforge/templates/*.json",
+        "/etc/bareforge/port_acls/*",
+    ):
         for name in glob.glob(pattern):
             with open(name, encoding="utf-8") as file:
                 files.append(file.read())
