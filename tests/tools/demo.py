@@ -4,8 +4,9 @@
 
 """The demo: a server of the lab becomes a hardened KVM host with running virtual machines.
 
-Usage: demo.py, from `make demo`, with the Python of the virtual environment. Starts the lab's server if it does not run,
-takes it through playbooks/site.yml, and says what was made. A second run finds everything in place and changes nothing.
+Usage: demo.py, from `make demo`, with the Python of the virtual environment. Starts the lab's server if it does not
+run, takes it through playbooks/site.yml, and says what was made. A second run finds everything in place and changes
+nothing.
 """
 
 from __future__ import annotations

@@ -110,14 +110,14 @@ def sniff(arguments: argparse.Namespace) -> dict[str, object]:
     while time.monotonic() < end:
         try:
             frame = receiver.recv(2048)
-        except socket.timeout:
+        except TimeoutError:
             continue
         frames += 1
         start = 18 if frame[12:14] == b"\x81\x00" else 14
         kind = frame[start - 2 : start]
-        if kind == b"\x08\x00" and frame[start + 12 : start + 16] == wanted:
-            matching += 1
-        elif kind == b"\x08\x06" and frame[start + 14 : start + 18] == wanted:
+        # The sender's address in an IPv4 header (RFC 791) and in an ARP packet (RFC 826).
+        offset = {b"\x08\x00": 12, b"\x08\x06": 14}.get(kind)
+        if offset is not None and frame[start + offset : start + offset + 4] == wanted:
             matching += 1
     return {"frames": frames, "from_source": matching}
 

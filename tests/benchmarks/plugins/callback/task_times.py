@@ -17,7 +17,7 @@ DOCUMENTATION = r"""
 name: task_times
 type: aggregate
 short_description: Writes how long each task took
-description: Appends one JSON object a task and host to the file that the environment variable BAREFORGE_TASK_TIMES names.
+description: Appends one JSON object a task and host to the file named by the environment variable BAREFORGE_TASK_TIMES.
 author: Bareforge contributors
 """
 
