@@ -33,6 +33,7 @@ def run(argv: Sequence[str | os.PathLike[str]], *, log: Path | None = None, stdi
     Raises LabError with the last lines of the output if the program is missing or fails.
     """
     words = [os.fspath(word) for word in argv]
+    began = 0
     try:
         if log is None:
             done = subprocess.run(words, input=stdin, capture_output=True, check=False)
@@ -41,13 +42,14 @@ def run(argv: Sequence[str | os.PathLike[str]], *, log: Path | None = None, stdi
             with log.open("ab") as sink:
                 sink.write(f"$ {shlex.join(words)}\n".encode())
                 sink.flush()
+                began = sink.tell()
                 done = subprocess.run(words, input=stdin, stdout=sink, stderr=subprocess.STDOUT, check=False)
             said = b""
     except FileNotFoundError as error:
         raise LabError(f"{words[0]} is not installed: run `python3 tests/lab prerequisites --install`.") from error
     if done.returncode != 0:
         if log is not None:
-            said = log.read_bytes()
+            said = log.read_bytes()[began:]
         tail = b" / ".join(said.strip().splitlines()[-4:]).decode(errors="replace")
         where = f" (log: {log})" if log is not None else ""
         raise LabError(f"{words[0]} ended with status {done.returncode}{where}: {tail}")
