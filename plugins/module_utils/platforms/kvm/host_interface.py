@@ -1,0 +1,170 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host's own interface on a virtual network: an internal port of Open vSwitch that systemd-networkd configures."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from ...errors import ValidateError
+from ...model.network import HostInterface, Route, VirtualNetwork, shown_as
+from ...transports.ovsdb import Row, a_map, a_set, kept, unkept, uuid
+from . import host_devices, networkd
+from .host_devices import HostAddresses
+from .open_vswitch import INTERFACE_KEY, BridgeRow, Edit, InterfaceRow, PortRow, Switches
+from .virtual_network import vlans_of, without_open_fields
+
+DEFAULT_MTU = 1500
+
+
+def mac_of(system_id: str, interface: str) -> str:
+    """Return the MAC address of an interface for which none is given: lasting, and another on every host.
+
+    system_id: what Open vSwitch tells hosts apart by. The second bit says that nobody has registered it (IEEE 802).
+    """
+    digest = hashlib.sha256(f"{system_id}\0{interface}".encode("utf-8", "surrogatepass")).hexdigest()
+    return ":".join(["02", *(digest[at : at + 2] for at in range(0, 10, 2))])
+
+
+# -- Reading -----------------------------------------------------------------------------------------------------------
+
+
+def asked_of(port: PortRow) -> Optional[HostInterface]:
+    """Return the interface as it was last asked for, or None where the port is none of ours."""
+    data = unkept(port.external_ids.get(INTERFACE_KEY))
+    if not isinstance(data, dict):
+        return None
+    try:
+        return HostInterface.parse({**data, "name": port.name})
+    except ValidateError:
+        return None
+
+
+def interfaces_in(switches: Switches) -> Iterator[Tuple[BridgeRow, PortRow, InterfaceRow, HostInterface]]:
+    """Yield every interface of ours as it was last asked for, with the rows that it consists of."""
+    for bridge in switches.bridges.values():
+        for port in bridge.ports:
+            asked = asked_of(port)
+            if asked is not None and len(port.interfaces) == 1:
+                yield bridge, port, port.interfaces[0], asked
+
+
+def describe(
+    bridge: BridgeRow,
+    port: PortRow,
+    asked: HostInterface,
+    network: Optional[VirtualNetwork],
+    host: HostAddresses,
+) -> HostInterface:
+    """Return an interface as the host shows it.
+
+    network: the one that it was asked to be on, as it is now.
+    """
+    name = port.name
+    fields: Dict[str, Any] = {
+        "addresses": host.static(name),
+        "mtu": host_devices.mtu_of(name),
+        "mac": host_devices.mac_of(name),
+        **_ways_out(asked, host),
+    }
+    if network is None or network.switch != bridge.name or vlans_of(without_open_fields(network)) != port.vlans:
+        fields["network"] = None
+    if not networkd.is_written(name, networkd.interface_file(asked)) or not host_devices.is_up(name):
+        # Its file is missing or was changed, which has no field of its own.
+        fields["mtu"] = None
+    return shown_as(asked, **fields)
+
+
+def _ways_out(asked: HostInterface, host: HostAddresses) -> Dict[str, Any]:
+    found: Dict[str, Any] = {"gateway4": None, "gateway6": None}
+    routes: List[Route] = []
+    for route in host.routes.get(str(asked.name), ()):
+        if not route.static or route.gateway is None:
+            continue
+        network = ipaddress.ip_network(route.destination)
+        field = f"gateway{network.version}"
+        if network.prefixlen == 0:
+            # Where somebody has added a second one, the one that was asked for is there all the same.
+            if found[field] is None or route.gateway == getattr(asked, field):
+                found[field] = route.gateway
+        else:
+            routes.append(Route(destination=route.destination, gateway=route.gateway))
+    return {**found, "routes": tuple(sorted(set(routes), key=lambda route: str(route.key)))}
+
+
+def what_is_missing(asked: HostInterface, host: HostAddresses) -> List[str]:
+    """Return, in words, what of an interface's configuration the kernel does not show yet.
+
+    Whether a DHCP server answers is not waited for: it may come later than the host.
+    """
+    name = str(asked.name)
+    place = asked.place.text
+    if not host_devices.is_up(name):
+        return [f"{place} is not up"]
+    shown = host.static(name)
+    if shown != (asked.addresses or ()):
+        wanted = ", ".join(asked.addresses or ()) or "none"
+        return [f"{place} has the addresses {', '.join(shown) or 'none'} and not {wanted}"]
+    if not host.are_usable(name):
+        return [f"{place}: an address is in use by another host or still being checked for that"]
+    ways = _ways_out(asked, host)
+    for field in ("gateway4", "gateway6", "routes"):
+        if ways[field] != (getattr(asked, field) or (() if field == "routes" else None)):
+            return [f"{place}.{field} is not in the kernel's routes as asked"]
+    return []
+
+
+# -- Changing ----------------------------------------------------------------------------------------------------------
+
+
+def put(edit: Edit, interface: HostInterface, network: VirtualNetwork) -> None:
+    """Add to a transaction what makes or changes an interface.
+
+    interface: complete. network: the one that it shall be on, complete.
+    """
+    name = str(interface.name)
+    document = interface.to_document()
+    del document["name"]
+    mac = interface.mac or mac_of(edit.switches.system_id, name)
+    mtu = interface.mtu or DEFAULT_MTU
+    edit.touch(name, interface.place.text)
+    bridge = edit.switches.bridges[str(network.switch)]
+    found = edit.switches.find(name)
+    if found is None:
+        row: Row = {"name": name, "type": "internal", "mtu_request": mtu, "mac": mac}
+        port: Row = {
+            "name": name,
+            "interfaces": a_set([edit.insert("Interface", row)]),
+            "external_ids": a_map({INTERFACE_KEY: kept(document)}),
+            **vlans_of(network).columns(),
+        }
+        edit.add_ports(bridge, edit.insert("Port", port))
+        return
+    _holder, present, row_of_interface = found
+    edit.set_key("Port", present.uuid, "external_ids", INTERFACE_KEY, kept(document))
+    columns: Row = {}
+    if row_of_interface.mtu_request != mtu:
+        columns["mtu_request"] = mtu
+    if row_of_interface.mac != mac:
+        columns["mac"] = mac
+    if columns:
+        edit.update("Interface", row_of_interface.uuid, columns)
+    place(edit, name, network)
+
+
+def place(edit: Edit, device: str, network: VirtualNetwork) -> None:
+    """Add to a transaction what puts an existing port on a network: its VLANs, and the bridge where that is another."""
+    found = edit.switches.find(device)
+    if found is None:
+        return
+    holder, port, _row = found
+    vlans = vlans_of(network)
+    if port.vlans != vlans:
+        edit.update("Port", port.uuid, vlans.columns())
+    if holder.name != network.switch:
+        edit.remove_ports(holder, port)
+        edit.add_ports(edit.switches.bridges[str(network.switch)], uuid(port.uuid))
