@@ -12,6 +12,7 @@ from ...engine.platform import Guard, Platform
 from .firewall import KvmFirewall
 from .guard import KvmGuard
 from .host_lock import LOCK_TIMEOUT, host_lock
+from .network import KvmNetwork
 from .port_acl import KvmPortAcl
 from .snapshot import KvmSnapshots
 from .template import KvmTemplates
@@ -24,6 +25,7 @@ class KvmPlatform(Platform):
     NAME = "kvm"
     RUNS_ON_HOST = True
     INTERFACES = (
+        KvmNetwork,
         KvmFirewall,
         KvmPortAcl,
         KvmTemplates,
