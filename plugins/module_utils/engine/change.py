@@ -166,9 +166,12 @@ def _frozen(before: Any, after: Any, path: Path, frozen: bool) -> Iterator[Tuple
         new = getattr(after, name)
         place = path.field(name)
         fixed = frozen or entry.create_only
-        if entry.secret or old is None or new is None or old == new or (_is_empty(old) and _is_empty(new)):
+        if entry.secret or old is None or old == new or (_is_empty(old) and _is_empty(new)):
             continue
-        if isinstance(new, ModelObject):
+        if new is None:
+            if fixed:
+                yield place.text, old, new
+        elif isinstance(new, ModelObject):
             yield from _frozen(old, new, place, fixed)
         elif _is_keyed(new) and isinstance(old, tuple):
             known = {item.key: item for item in old}

@@ -21,6 +21,7 @@ from ..model.document import (
     capabilities_of,
     check_whole,
     choices_of,
+    filters_without_port,
     iterate_options,
 )
 from ..model.operation import Operation
@@ -133,7 +134,7 @@ def make_plan(document: Document, platform: Platform, before: State, operation: 
         if fields:
             plan.changes.append(Change(current, wanted, fields))
 
-    going = _going(document, platform, before, plan.warnings)
+    going = _going(document, platform, plan)
     for item in going:
         plan.changes.append(Change(item, None))
         del plan.wanted[item.KIND][item.key]
@@ -202,8 +203,9 @@ def _within_abilities(
     return dataclasses.replace(wanted, **fields) if fields else wanted
 
 
-def _going(document: Document, platform: Platform, before: State, warnings: List[str]) -> List[ModelObject]:
+def _going(document: Document, platform: Platform, plan: Plan) -> List[ModelObject]:
     """Return what is to be removed: what is absent, what `exact` prunes, and what is removed along with either."""
+    before = plan.before
     going: Dict[Place, ModelObject] = {}
     pruned: Set[Place] = set()
     kept: Dict[Place, str] = {}
@@ -220,7 +222,7 @@ def _going(document: Document, platform: Platform, before: State, warnings: List
                     kept[kind, key] = reason
     if pruned:
         _keep_used(document, before, going, pruned, kept)
-    warnings.extend(
+    plan.warnings.extend(
         f"{before[kind][key].place.text} is not listed and was kept, since {reason}"
         for (kind, key), reason in sorted(kept.items(), key=lambda entry: (ORDER[entry[0][0]], str(entry[0][1])))
     )
@@ -231,6 +233,10 @@ def _going(document: Document, platform: Platform, before: State, warnings: List
                 listed = key in document.present.get(kind, {})
                 if not listed and any((what, label) in gone for what, label, how in item.belongs_to() if how == "remove"):
                     going.setdefault((kind, key), item)
+    for item in filters_without_port(plan.wanted):
+        listed = item.key in document.present.get(item.KIND, {})
+        if not listed and (item.key[0],) in document.present.get("vm", {}):
+            going.setdefault((item.KIND, item.key), item)
     return list(going.values())
 
 

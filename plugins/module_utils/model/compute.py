@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
@@ -53,6 +54,12 @@ class TemplateSource(ModelObject):
         "The image's format; looked up in the image where not given.",
         capability="template.format.*",
     )
+
+    def complete(self, current: Optional[TemplateSource]) -> TemplateSource:
+        whole = super().complete(current)
+        # The three exclude each other: the one that is said replaces the one that the host shows.
+        others = [name for name in ("url", "path", "vm") if getattr(self, name) is None]
+        return dataclasses.replace(whole, **dict.fromkeys(others)) if len(others) == 2 else whole
 
     def check(self) -> Iterator[Tuple[str, str]]:
         given = [name for name in ("url", "path", "vm") if getattr(self, name)]

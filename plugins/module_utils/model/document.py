@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from typing import Any, Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Set, Tuple, Type
+from typing import Any, Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
 from ..errors import Problem, ValidateError
 from .access import Permission, Role, User
@@ -21,6 +22,7 @@ from .types import show
 
 Key = Tuple[Any, ...]
 State = Dict[str, Dict[Key, ModelObject]]
+References = Tuple[Tuple[str, str, Path], ...]
 
 # In the order in which a host is built: what stands first is needed by what follows.
 KINDS: Dict[str, Type[ModelObject]] = {
@@ -221,6 +223,9 @@ class Document:
         # networks the host is managed through.
         if own & {"virtual_switch", "virtual_network"}:
             wanted |= {"virtual_network", "host_interface"}
+        # A filter goes with the NIC that it is on.
+        if "vm" in own:
+            wanted.add("port_acl")
         if "virtual_network" in wanted:
             wanted.add("virtual_switch")
         return frozenset(wanted)
@@ -250,8 +255,13 @@ def check_whole(
     known: the kinds that were read; a reference to another kind cannot be checked.
     before: the host as it is.
     """
-    problems = list(_check_references(whole, touched, known, before or {}))
-    for check in (_check_circles, _check_claims, _check_addresses, _check_ports):
+    present = before or {}
+    references = [
+        (item, tuple(item.references(item.key in present.get(item.KIND, {})))) for item in _all_objects(whole)
+    ]
+    problems = list(_check_references(references, whole, touched, known))
+    problems.extend(_check_circles(references, touched))
+    for check in (_check_claims, _check_addresses, _check_ports):
         problems.extend(check(whole, touched))
     return problems
 
@@ -266,13 +276,15 @@ def _all_objects(whole: State) -> Iterator[ModelObject]:
 
 
 def _check_references(
-    whole: State, touched: Mapping[str, Collection[Key]], known: Collection[str], before: State
+    references: Sequence[Tuple[ModelObject, References]],
+    whole: State,
+    touched: Mapping[str, Collection[Key]],
+    known: Collection[str],
 ) -> Iterator[Problem]:
     names = {kind: {item.label for item in whole.get(kind, {}).values()} for kind in known}
     shown: Dict[str, str] = {}
-    for item in _all_objects(whole):
-        exists = item.key in before.get(item.KIND, {})
-        for kind, label, path in item.references(exists):
+    for item, found in references:
+        for kind, label, path in found:
             if kind not in names or label in names[kind]:
                 continue
             if _is_touched(item, touched):
@@ -285,20 +297,46 @@ def _check_references(
                 yield Problem(Path(kind).item(label).text, f"cannot go, since it is used by {path.text}")
 
 
-def _check_circles(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
-    parents = {item.label: str(getattr(item, "parent", "")) for item in whole.get("resource_pool", {}).values()}
-    sound: Set[str] = set()
-    for item in whole.get("resource_pool", {}).values():
-        way: List[str] = []
-        name = item.label
-        while name in parents and name not in sound and name not in way:
-            way.append(name)
-            name = parents[name]
-        if name in way:
-            if any((step,) in touched.get("resource_pool", ()) for step in way):
-                steps = " in ".join(show(step) for step in (*way[way.index(name) :], name))
-                yield Problem(item.place.field("parent").text, f"the pool would lie in itself: {steps}")
-        sound.update(way)
+def _check_circles(
+    references: Sequence[Tuple[ModelObject, References]], touched: Mapping[str, Collection[Key]]
+) -> Iterator[Problem]:
+    """Find objects that would be made from, or lie in, themselves by way of others."""
+    circular = _circular_kinds()
+    targets: Dict[Tuple[str, str], List[Tuple[str, str, Path]]] = {
+        (item.KIND, item.label): [entry for entry in found if entry[0] in circular]
+        for item, found in references
+        if item.KIND in circular
+    }
+    sound: Set[Tuple[str, str]] = set()
+    for start in targets:
+        # Depth first, with the way to here kept beside the branches that are still to be taken.
+        way: List[Tuple[str, str]] = []
+        branches = [iter([(start[0], start[1], Path())])]
+        while branches:
+            kind, label, path = next(branches[-1], ("", "", Path()))
+            place = (kind, label)
+            if not kind:
+                branches.pop()
+                if way:
+                    sound.add(way.pop())
+            elif place in way:
+                steps = [*way[way.index(place) :], place]
+                if any((name,) in touched.get(step, ()) for step, name in steps):
+                    text = " on ".join(Path(step).item(name).text for step, name in steps)
+                    yield Problem(path.text, f"the objects would depend on themselves: {text}")
+            elif place in targets and place not in sound:
+                way.append(place)
+                branches.append(iter(targets[place]))
+
+
+@functools.lru_cache(maxsize=None)
+def _circular_kinds() -> FrozenSet[str]:
+    """Return the kinds whose objects can name, by way of others, objects of their own kind."""
+    reached = {kind: set(referenced_kinds(cls)) for kind, cls in KINDS.items()}
+    for _step in KINDS:
+        for kinds in reached.values():
+            kinds.update(*(reached[kind] for kind in set(kinds)))
+    return frozenset(kind for kind, kinds in reached.items() if kind in kinds)
 
 
 def _check_claims(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
@@ -352,14 +390,18 @@ def _ports(whole: State) -> Iterator[Tuple[ModelObject, ModelObject, Path]]:
             yield vm, nic, vm.place.field("nics").item(nic.label)
 
 
-def _check_ports(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
-    vms = {item.label: item for item in whole.get("vm", {}).values()}
+def filters_without_port(whole: State) -> Iterator[ModelObject]:
+    """Yield the port filters whose VM is there and has no NIC of the name."""
+    vms = whole.get("vm", {})
     for acl in whole.get("port_acl", {}).values():
-        vm = vms.get(getattr(acl, "vm", ""))
-        names = [nic.name for nic in getattr(vm, "nics", None) or ()]
-        if vm is not None and getattr(acl, "nic", None) not in names:
-            if _is_touched(acl, touched) or _is_touched(vm, touched):
-                there = ", ".join(names) or "none"
-                yield Problem(
-                    acl.place.field("nic").text, f"VM {show(vm.label)} has no such NIC; it has: {there}"
-                )
+        vm = vms.get(acl.key[:1])
+        if vm is not None and acl.key[1] not in {nic.name for nic in getattr(vm, "nics", None) or ()}:
+            yield acl
+
+
+def _check_ports(whole: State, touched: Mapping[str, Collection[Key]]) -> Iterator[Problem]:
+    for acl in filters_without_port(whole):
+        if _is_touched(acl, touched):
+            vm = whole["vm"][acl.key[:1]]
+            there = ", ".join(nic.name for nic in getattr(vm, "nics", None) or ()) or "none"
+            yield Problem(acl.place.field("nic").text, f"VM {show(vm.label)} has no such NIC; it has: {there}")
