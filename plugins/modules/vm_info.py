@@ -32,18 +32,72 @@ EXAMPLES = r"""
   bareforge.hypervisor.vm_info:
     names: [web1, db1]
   register: machines
+
+- name: Show the addresses of one
+  ansible.builtin.debug:
+    msg: "{{ machines.vms[0].addresses }}"
 """
 
 RETURN = r"""
 vms:
-  description: The VMs, in the form in which the option C(vms) of M(bareforge.hypervisor.vm) accepts them.
+  description: The VMs by name, with what there is to know of them right now.
   returned: success
   type: list
   elements: dict
-runtime:
-  description: What the VMs do right now, by their names.
-  returned: success
-  type: dict
+  contains:
+    name:
+      description: The VM's name.
+      type: str
+      sample: web1
+    managed:
+      description: Whether it was made by this collection. Of others only what the host tells of every VM is known.
+      type: bool
+    vm:
+      description: The VM as the option C(vms) of M(bareforge.hypervisor.vm) accepts it.
+      returned: for VMs that were made by this collection
+      type: dict
+    state:
+      description: What it does, in the host's words.
+      type: str
+      sample: running (booted)
+    power:
+      description: V(running), V(stopped) or V(suspended).
+      type: str
+      sample: running
+    uuid:
+      description: Its UUID.
+      type: str
+    autostart:
+      description: Whether it starts with the host.
+      type: bool
+    persistent:
+      description: Whether it is still there after it has stopped.
+      type: bool
+    addresses:
+      description: The addresses that the guest has right now, by the names of its NICs.
+      type: dict
+      sample: {eth0: [10.10.0.11/24]}
+    nics:
+      description: The C(name), C(mac) and, on the host, C(tap) of each NIC.
+      returned: for VMs that were made by this collection
+      type: list
+      elements: dict
+    disks:
+      description: The C(name), C(path), C(size) and C(used), in MiB, of each disk.
+      returned: for VMs that were made by this collection
+      type: list
+      elements: dict
+    snapshots:
+      description: The names of its snapshots.
+      type: list
+      elements: str
+    process:
+      description: The id of the process on the host that runs it.
+      type: int
+    console:
+      description: Where its serial console is written to on the host.
+      returned: for VMs that were made by this collection
+      type: str
 phase:
   description:
     - Where the task broke off. V(validate) means that nothing was changed.

@@ -27,6 +27,8 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import
     Problem,
     ValidateError,
 )
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import KINDS
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import Path
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.registry import PLATFORMS, platform_class
 
@@ -35,9 +37,12 @@ from .plain import as_text, plain
 
 COLLECTION = "bareforge.hypervisor"
 
-# Ansible loads an action in the parent, before it forks: what is imported here is paid once a run, not once a task.
+# Ansible loads an action in the parent, before it forks: what is imported and looked up here is paid once a run, not
+# once a task.
 for _name in PLATFORMS:
     platform_class(_name)
+for _cls in (*KINDS.values(), Operation, ConnectionSettings):
+    _cls.defaults()
 
 
 class HypervisorAction(ActionBase):
@@ -105,7 +110,10 @@ class HypervisorAction(ActionBase):
         """Return an inventory variable of the host that the task works on, templated, or None."""
         delegated = (variables.get("ansible_delegated_vars") or {}).get(self._task.delegate_to) or {}
         own = delegated if name in delegated else variables
-        return plain(self._templar.template(own[name])) if own.get(name) is not None else None
+        if own.get(name) is None:
+            return None
+        templar = self._templar.copy_with_new_env(available_variables=delegated) if own is delegated else self._templar
+        return plain(templar.template(own[name]))
 
     def _platform_name(self, arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> Any:
         name = arguments.get("platform")

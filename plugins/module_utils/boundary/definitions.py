@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 from ..engine.platform import Platform
 from ..engine.runner import Request, gather, run
 from ..errors import NotSupportedError, Problem, ValidateError
-from ..model.document import KINDS, SECTIONS, Document, to_document
+from ..model.document import KINDS, SECTIONS, Document
 from ..model.operation import Operation
 from ..model.schema import FieldType, ModelObject, Nested, NestedList, Option, Path, Plain, Value, Values
 from ..model.types import Boolean, Choice, Name, Text, show
@@ -170,7 +170,9 @@ class ModuleDefinition:
         operation = Operation.read({name: arguments.get(name) for name in self.operation}, Path(), problems)
         if operation is not None:
             call.operation = operation
-        problems.extend(self.check(call))
+        if not any(problem.path.split("[")[0] in self.own for problem in problems):
+            # Without one of its own options, what goes together cannot be told.
+            problems.extend(self.check(call))
         try:
             call.document = self.document(call)
         except ValidateError as error:
@@ -320,15 +322,17 @@ class SnapshotModule(ObjectModule):
         if call.state != "reverted":
             return super().perform(platform, call, check, progress)
         (snapshot,) = call.document.objects()
-        if "snapshot.revert" not in platform.declared_capabilities():
+        vm, name = snapshot.key
+        # Going back is an act and no state: each time it is asked for it is done, and is a change.
+        revert = getattr(platform.owner("snapshot"), "revert", None)
+        if revert is None:
             raise NotSupportedError([Problem("state", f"platform {platform.NAME} cannot do 'reverted'")])
         with contextlib.nullcontext() if check else platform.lock():
-            known = platform.read(["snapshot"], {"snapshot": [snapshot.key[0]]})["snapshot"]
+            known = platform.read(["snapshot"], {"snapshot": [vm]})["snapshot"]
             if snapshot.key not in known:
                 there = ", ".join(show(item.label) for item in known.values()) or "none"
                 raise ValidateError([Problem(snapshot.place.text, f"there is no such snapshot; there are: {there}")])
-            if not check:
-                platform.owner("snapshot").revert(known[snapshot.key], call.operation)
+            revert(vm, name, check)
         shown = {"snapshots": [known[snapshot.key].to_document()]}
         change = {"kind": "snapshot", "key": snapshot.label, "action": "revert", "fields": []}
         return {"changed": True, "changes": [change], "before": shown, "after": shown, "planned": shown}
@@ -418,11 +422,7 @@ class VmInfoModule(ModuleDefinition):
         owner = platform.owner("vm")
         if owner is None:
             raise NotSupportedError([Problem("vm", f"platform {platform.NAME} does not have VMs")])
-        names = call.values.get("names")
-        state = platform.read(["vm"], {} if names is None else {"vm": names})
-        found = {key: item for key, item in state["vm"].items() if names is None or key[0] in names}
-        runtime = owner.describe([key[0] for key in found])
-        return {"changed": False, "vms": to_document({"vm": found})["vms"], "runtime": runtime}
+        return {"changed": False, "vms": owner.describe(call.values.get("names"))}
 
 
 class GuardModule(ModuleDefinition):

@@ -1,0 +1,276 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Real runs of ansible-playbook, with the platform in memory in the worker and with a module on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[3]
+
+SWITCH = {"name": "br0", "uplinks": ["eno1"]}
+NETWORK = {"name": "app", "switch": "br0", "vlan": 10}
+PASSWORD = "geheim-4711"
+
+
+class Runner:
+    """Runs playbooks against hosts in memory.
+
+    hosts: the folder with the hosts' files. inventory: what the inventory says of all hosts.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.hosts = folder / "hosts"
+        self.hosts.mkdir()
+        self.output = ""
+        self.host_vars = {}
+        # Nothing of the machine's own configuration.
+        (folder / "ansible.cfg").write_text("[defaults]\n")
+        self.inventory = {
+            "bareforge_platform": "memory",
+            "bareforge_password": "{{ vaulted }}",
+            "vaulted": PASSWORD,
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+        }
+
+    def play(self, *tasks, arguments=(), hosts=("h1",), **play):
+        """Run tasks and return (status, result) of each, in order."""
+        results = self.folder / "results"
+        results.write_text("")
+        (self.folder / "inventory.yml").write_text(
+            yaml.safe_dump(
+                {"all": {"hosts": {name: self.host_vars.get(name) for name in hosts}, "vars": self.inventory}}
+            )
+        )
+        (self.folder / "play.yml").write_text(
+            yaml.safe_dump([{"hosts": hosts[0], "gather_facts": False, "tasks": list(tasks), **play}])
+        )
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(HERE / "playbook_on_memory.py"),
+                str(self.hosts),
+                "-i",
+                str(self.folder / "inventory.yml"),
+                str(self.folder / "play.yml"),
+                *arguments,
+            ],
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(self.folder / "ansible.cfg"),
+                "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+                "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
+                "ANSIBLE_CALLBACKS_ENABLED": "results",
+                "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
+                "ANSIBLE_PIPELINING": "true",
+                "ANSIBLE_NOCOLOR": "true",
+                "RESULTS": str(results),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        self.output = done.stdout + done.stderr
+        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        assert lines, self.output
+        return [(line["status"], line["result"]) for line in lines]
+
+    def log(self, host="h1"):
+        return (self.hosts / f"{host}.log").read_text().splitlines()
+
+    def settings(self, host="h1"):
+        return json.loads((self.hosts / f"{host}.settings").read_text())
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return Runner(tmp_path)
+
+
+def task(module, /, **arguments):
+    return {f"bareforge.hypervisor.{module}": arguments}
+
+
+def test_check_run_and_run_again(runner):
+    document = {"virtual_switches": [SWITCH], "virtual_networks": [NETWORK]}
+    (checked,) = runner.play(task("host", document=document), arguments=["--check", "--diff"])
+    assert not any(line.startswith("begin") for line in runner.log())
+    (done,) = runner.play(task("host", document=document), arguments=["--diff"])
+    (again,) = runner.play(task("host", document=document), arguments=["--diff"])
+    assert [status for status, _result in (checked, done, again)] == ["ok"] * 3
+    assert [result["changed"] for _status, result in (checked, done, again)] == [True, True, False]
+    assert checked[1]["diff"] == done[1]["diff"]
+    assert checked[1]["changes"] == done[1]["changes"]
+    assert yaml.safe_load(done[1]["diff"]["after"])["virtual_networks"][0]["vlan"] == 10
+    assert done[1]["diff"]["before"] == ""
+    assert "diff" not in runner.play(task("virtual_switch", name="br0", mtu=9000))[0][1]
+
+
+def test_narrow_modules_and_gathering(runner):
+    results = runner.play(
+        task("virtual_switch", **SWITCH),
+        task("virtual_network", virtual_networks=[NETWORK, {"name": "db", "switch": "br0", "vlan": "{{ 10 + 10 }}"}]),
+        task("virtual_network", state="gathered"),
+        task("host", state="gathered", kinds=["virtual_switch"]),
+        task("virtual_network", name="db", state="absent"),
+        task("virtual_network", name="db", state="absent"),
+        task("host_info", kinds=[]),
+    )
+    assert [status for status, _result in results] == ["ok"] * 7
+    assert [result["changed"] for _status, result in results] == [True, True, False, False, True, False, False]
+    assert [network["vlan"] for network in results[2][1]["virtual_networks"]] == [10, 20]
+    assert results[3][1]["document"]["virtual_switches"][0]["uplinks"] == ["eno1"]
+    assert results[6][1]["platform"] == "memory"
+
+
+def test_a_mistake_is_answered_before_the_host_is_connected_to(runner):
+    ((status, result),) = runner.play(task("virtual_network", name="app", switch="br0", vlan=5000, colour="red"))
+    assert status == "failed"
+    assert result["msg"].startswith("h1: ")
+    assert {problem["path"] for problem in result["problems"]} == {"colour", "virtual_network['app'].vlan"}
+    assert not list(runner.hosts.iterdir())
+    assert "Traceback" not in runner.output
+
+
+def test_an_unreachable_service(runner):
+    (runner.hosts / "h1.unreachable").touch()
+    ((status, result),) = runner.play(task("virtual_switch", **SWITCH))
+    assert (status, result["msg"], result["phase"]) == ("failed", "h1: port 443 is closed", "connect")
+    assert "Traceback" not in runner.output
+
+
+def test_how_the_host_is_reached(runner):
+    runner.inventory.update(bareforge_user="root", bareforge_timeout=7, ansible_host="192.0.2.1")
+    runner.play(task("host_info", kinds=[]))
+    runner.hosts.joinpath("192.0.2.settings").rename(runner.hosts / "h1.settings")
+    assert runner.settings() == {
+        "host": "192.0.2.1",
+        "user": "root",
+        "password": PASSWORD,
+        "timeout": 7,
+        "validate_certs": True,
+    }
+    runner.play(task("host_info", kinds=[], connection={"host": "h2", "user": "admin", "validate_certs": False}))
+    assert runner.settings("h2") == {
+        "host": "h2",
+        "user": "admin",
+        "password": PASSWORD,
+        "timeout": 7,
+        "validate_certs": False,
+    }
+
+
+def test_a_wrong_inventory_variable_is_named(runner):
+    runner.inventory.update(bareforge_timeout="soon")
+    ((_status, result),) = runner.play(task("host_info"))
+    assert result["msg"].startswith("h1: bareforge_timeout: 'soon' is not allowed")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (None, "must be given, or the inventory variable bareforge_platform"),
+        ("vax", "'vax' is not allowed; allowed is kvm"),
+    ],
+)
+def test_the_platform(runner, name, words):
+    runner.inventory["bareforge_platform"] = name
+    ((_status, result),) = runner.play(task("host_info"))
+    assert words in result["msg"]
+    ((status, _result),) = runner.play(task("host_info", platform="memory", kinds=[]))
+    assert status == "ok"
+
+
+def test_secrets_are_shown_at_no_verbosity(runner):
+    data = "#cloud-config\nsecret: streng-geheim"
+    vm = {"name": "a", "template": "t", "memory": {"size": 64}, "guest": {"user_data": data}}
+    results = runner.play(
+        task("template", name="t", source={"path": "/t.qcow2"}, checksum=f"sha256:{64 * '0'}"),
+        {**task("host", document={"vms": [vm]}), "ignore_errors": True},
+        {**task("vm", vms=[vm]), "ignore_errors": True},
+        {**task("vm", **vm), "ignore_errors": True},
+        {**task("host_info", kinds=[], connection={"password": "noch-geheimer"}), "ignore_errors": True},
+        arguments=["-vvvv", "--diff"],
+    )
+    assert len(results) == 5
+    for secret in ("streng-geheim", "noch-geheimer", PASSWORD):
+        assert secret not in json.dumps(results)
+        assert secret not in runner.output
+    assert runner.settings()["password"] == "noch-geheimer"
+
+
+def test_delegation_takes_the_variables_of_the_host_that_is_worked_on(runner):
+    runner.inventory["bareforge_platform"] = "vax"
+    runner.host_vars["h2"] = {"bareforge_platform": "{{ own }}", "own": "memory"}
+    ((status, _result),) = runner.play({**task("virtual_switch", **SWITCH), "delegate_to": "h2"}, hosts=("h1", "h2"))
+    assert status == "ok"
+    assert "done create virtual_switch['br0']" in runner.log("h2")
+
+
+def test_defaults_for_all_modules_at_once(runner):
+    runner.inventory["bareforge_platform"] = None
+    ((status, _result),) = runner.play(
+        task("virtual_switch", **SWITCH),
+        module_defaults={"group/bareforge.hypervisor.hypervisor": {"platform": "memory"}},
+    )
+    assert status == "ok"
+
+
+def test_a_guarded_change_is_confirmed_over_a_new_session(runner):
+    ((status, result),) = runner.play(task("firewall", default_inbound="deny"))
+    assert (status, result["changed"]) == ("ok", True)
+    assert result["guard"]["confirmed"] is True
+    assert result["guard"]["guarded"] == ["firewall"]
+    assert [line for line in runner.log() if line in ("arm", "confirm")] == ["arm", "confirm"]
+
+
+def test_a_guarded_change_is_confirmed_once_the_host_is_back(runner):
+    (runner.hosts / "h1.cut").touch()
+    cut_off = runner.hosts / "h1.unreachable"
+
+    def mend():
+        while not cut_off.exists():
+            time.sleep(0.05)
+        (runner.hosts / "h1.cut").unlink()
+        time.sleep(1.5)
+        cut_off.unlink()
+
+    mending = threading.Thread(target=mend, daemon=True)
+    mending.start()
+    ((status, result),) = runner.play(task("firewall", default_inbound="deny"))
+    assert status == "ok"
+    assert result["guard"]["seconds"] >= 1
+
+
+def test_a_change_that_the_host_has_undone_is_a_failure(runner):
+    (runner.hosts / "h1.forgets").touch()
+    ((status, result),) = runner.play(task("firewall", default_inbound="deny"))
+    assert (status, result["phase"]) == ("failed", "guard")
+    assert result["msg"].startswith("h1: firewall: the host undid the change, since it was not confirmed within 60 s")
+
+
+def test_a_module_is_shipped_to_the_host(runner):
+    """The module really runs through Ansible's own connection, here the local one."""
+    runner.inventory["bareforge_platform"] = "kvm"
+    ((status, result),) = runner.play(task("guard", token="nonsense"), arguments=["-vvvv"])
+    assert status == "failed"
+    if os.geteuid() == 0:
+        assert result["msg"] == "h1: 'nonsense' is no token of a guard; allowed is what arming has returned"
+    else:
+        assert result["msg"] == "h1: the task needs root on the host. Say become: true"
+    assert PASSWORD not in runner.output
