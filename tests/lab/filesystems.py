@@ -36,10 +36,9 @@ def make_ext4(image: Path, root: Path, *, size_mib: int, label: str, log: Path, 
     run(as_root([*argv, "-d", root, image, f"{size_mib}M"]), log=log)
 
 
-def to_qcow2(raw: Path, target: Path, *, log: Path, compress: bool = False) -> None:
-    """Convert the sparse raw disk ``raw`` to the qcow2 file ``target`` (qemu-img convert), compressed on demand."""
-    options = ["-c", "-o", "compression_type=zstd"] if compress else []
-    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, target], log=log)
+def to_qcow2(raw: Path, target: Path, *, log: Path) -> None:
+    """Convert the sparse raw disk ``raw`` to the qcow2 file ``target`` (qemu-img convert)."""
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target], log=log)
 
 
 def make_bootable(disk: Path, root: Path, *, tools: Path, size_mib: int, log: Path) -> None:
