@@ -25,6 +25,9 @@ from lab.processes import as_root, locked, progress, run, write_atomically
 # Count up when the code that builds an image of a form changes what comes out.
 BUILDER = {"server": 1, "bootable": 3, "initramfs": 3}
 
+# An image or snapshot that no server has stood on for so long is removed when another one is built.
+UNUSED_DAYS = 14.0
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -180,8 +183,22 @@ def build(name: str) -> Image:
         except BaseException:
             debian_root.remove_root(folder)
             raise
+        forget_unused(images)
+        forget_unused(cache_dir() / "snapshots")
         progress(f"image {name} is ready after {time.monotonic() - started:.0f} s")
     return image
+
+
+def forget_unused(folder: Path, days: float = UNUSED_DAYS) -> list[str]:
+    """Remove what lies in the cache folder ``folder`` and has not been used for ``days``; returns the names.
+
+    Whoever uses an image or a snapshot sets its folder's time (`os.utime`).
+    """
+    limit = time.time() - days * 86400
+    old = [path for path in folder.glob("*") if path.is_dir() and path.stat().st_mtime < limit]
+    for path in old:
+        debian_root.remove_root(path)
+    return sorted(path.name for path in old)
 
 
 def _sha256(path: Path) -> str:

@@ -249,6 +249,9 @@ class Machine:
         The SSH port stays the same over restarts unless another program has taken it meanwhile.
         """
         spec, sockets = self.spec, socket_dir(self.lab)
+        if not self.image.disk.is_file():
+            raise LabError(f"server {self.name}: its image is not in the cache any more: `up {self.name} --fresh`.")
+        os.utime(self.image.folder)
         port_file = self.folder / "ssh-port"
         for attempt in range(3):
             port = int(port_file.read_text()) if port_file.is_file() else 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lab import images
 from lab.errors import LabError
 from lab.images import Image, Recipe

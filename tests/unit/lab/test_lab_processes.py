@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from lab import processes
 from lab.errors import LabError
 
@@ -25,7 +26,9 @@ def test_a_process_that_names_its_pid_file_is_ours(tmp_path: Path, sleeper: Slee
     assert processes.pid_of(pid_file) == process.pid
 
 
-def test_a_foreign_process_under_the_recorded_pid_is_not_ours_and_is_left_alone(tmp_path: Path, sleeper: Sleeper) -> None:
+def test_a_foreign_process_under_the_recorded_pid_is_not_ours_and_is_left_alone(
+    tmp_path: Path, sleeper: Sleeper
+) -> None:
     pid_file = tmp_path / "pid"
     foreign = sleeper("-pidfile", str(tmp_path / "pid2"))
     pid_file.write_text(f"{foreign.pid}\n")
@@ -87,7 +90,9 @@ def test_a_failing_tool_is_quoted_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_missing_tool_says_how_to_get_it() -> None:
-    with pytest.raises(LabError, match="no-such-tool is not installed: run `python3 tests/lab prerequisites --install`"):
+    with pytest.raises(
+        LabError, match="no-such-tool is not installed: run `python3 tests/lab prerequisites --install`"
+    ):
         processes.run(["no-such-tool"])
 
 
