@@ -55,7 +55,8 @@ def place_bootstrap() -> None:
     Raises RuntimeError if this ansible-test does not say which version of pip that is.
     """
     spec = importlib.util.find_spec("ansible_test")
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise RuntimeError("ansible-test is not installed beside this Python.")
     source = Path(spec.origin).with_name("_internal") / "python_requirements.py"
     match = re.search(r"pip='([\d.]+)'", source.read_text(encoding="utf-8"))
     if match is None:
@@ -72,9 +73,11 @@ def environment(folder: Path) -> dict[str, str]:
     """
     links = folder / "interpreters"
     links.mkdir()
-    for version, path in real_interpreters().items():
-        (links / f"python{version[0]}.{version[1]}").symlink_to(path)
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(links), without_shims(os.environ.get("PATH", os.defpath))])
+    for version, interpreter in real_interpreters().items():
+        (links / f"python{version[0]}.{version[1]}").symlink_to(interpreter)
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), str(links), without_shims(os.environ.get("PATH", os.defpath))]
+    )
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "PYTHON"))}
     return {**kept, "HOME": str(HOME), "PATH": path}
 

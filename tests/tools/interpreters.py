@@ -37,9 +37,9 @@ def _numbers(path: Path) -> list[int]:
 
 
 def real_interpreters() -> dict[tuple[int, int], Path]:
-    """Return the path of one interpreter of every version of Python 3 on PATH, of pyenv and in /usr, but none of the repository's own.
+    """Return the path of one interpreter of every version of Python 3 on PATH, of pyenv and in /usr, by version.
 
-    The versions are told by file names, so that no process is started.
+    Those of the repository's own environments are left out. The versions are told by file names, so that no process is started.
     """
     found: dict[tuple[int, int], Path] = {}
     for folder in _folders():
