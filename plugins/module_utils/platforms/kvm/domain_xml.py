@@ -92,7 +92,7 @@ def _add(parent: Element, tag: str, text: Optional[str] = None, **attributes: An
 
 def parse(xml: str) -> Element:
     """Return the root element of what libvirt, which we trust, has written."""
-    return ElementTree.fromstring(xml)  # noqa: S314
+    return ElementTree.fromstring(xml)
 
 
 def to_text(element: Element) -> str:
@@ -740,15 +740,13 @@ def _read_disks(devices: Optional[Element], known: Mapping[str, Any]) -> Tuple[D
     return _in_order(disks, list(order))
 
 
-def _read_limits(element: Optional[Element]) -> Optional[DiskLimits]:
-    if element is None:
-        return None
+def _read_limits(element: Optional[Element]) -> DiskLimits:
     values: Dict[str, int] = {}
     for name, (parameter, unit) in LIMITS.items():
-        number = _number(element.findtext(parameter))
+        number = _number(element.findtext(parameter)) if element is not None else None
         if number:
             values[name] = number // unit
-    return DiskLimits(**values) if values else None
+    return DiskLimits(**values)
 
 
 def _read_nics(devices: Optional[Element], known: Mapping[str, Any]) -> Tuple[Nic, ...]:

@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ...errors import ApplyError
+from ...model.operation import Operation
 from ...model.types import show
 from ...transports import libvirt as session
 
@@ -94,15 +95,16 @@ def require_stopped(name: str) -> None:
 
 
 def stop(
-    domain: Any, name: str, timeout: int, force: bool, console: str, progress: Optional[Callable[[str], None]] = None
+    domain: Any, name: str, operation: Operation, console: str, progress: Optional[Callable[[str], None]] = None
 ) -> None:
     """Shut a guest down, by its agent or its power button, and wait until it is off.
 
-    timeout: seconds that the guest is given; 0 switches it off at once.
-    force: whether it is switched off after that.
+    operation: shutdown_timeout, the seconds that the guest is given (0 switches it off at once), and force_off,
+        whether it is switched off after that.
     console: the path of its console's log, whose end is shown where it does not stop.
     Raises ApplyError where it still runs then.
     """
+    timeout, force = operation.shutdown_timeout or 0, bool(operation.force_off)
     with session.translated(f"VM {show(name)} cannot be stopped"):
         if timeout > 0 and _shut_down(domain, timeout):
             return
@@ -160,7 +162,14 @@ def wake(domain: Any) -> None:
         domain.resume()
 
 
-def set_power(domain: Any, wanted: str, name: str, operation: Any, console: str, progress: Any = None) -> None:
+def set_power(
+    domain: Any,
+    wanted: str,
+    name: str,
+    operation: Operation,
+    console: str,
+    progress: Optional[Callable[[str], None]] = None,
+) -> None:
     """Bring a VM to running, stopped or suspended, which is libvirt's paused: the guest stands still in memory.
 
     operation: shutdown_timeout and force_off of it count where the VM is to stop.
@@ -173,7 +182,7 @@ def set_power(domain: Any, wanted: str, name: str, operation: Any, console: str,
                 _destroy(domain)
             return
         if wanted == "stopped":
-            stop(domain, name, operation.shutdown_timeout, operation.force_off, console, progress)
+            stop(domain, name, operation, console, progress)
         elif now == "stopped":
             start(domain, name, paused=wanted == "suspended")
         elif wanted == "suspended":

@@ -108,6 +108,12 @@ class KvmVms(Interface):
             self._host = read_host()
         return self._host
 
+    def describe(self, names: Optional[Collection[str]] = None) -> List[Dict[str, Any]]:
+        """Return the VMs of the host with what they do right now, for vm_info; see :func:`describe`."""
+        return session.read(
+            lambda connection: describe(connection, names, self.where), "the virtual machines cannot be looked at"
+        )
+
     def read(self, kinds: Collection[str], names: Mapping[str, Collection[str]]) -> State:
         wanted = set(names["vm"]) if "vm" in names else None
         known = session.read(lambda connection: self._read(connection, wanted), "the virtual machines cannot be read")
@@ -132,6 +138,8 @@ class KvmVms(Interface):
                 if session.is_missing(error):
                     continue  # removed by someone else meanwhile
                 raise
+            if power == "stopped" and os.path.exists(os.path.join(self.where.vm(name), MARK_MAKING)):
+                continue  # a run was killed before it had started; `recover` removes it, and it is made anew
             if domain_xml.is_ours(live):
                 vm = self._describe(live, config, power, domain.UUIDString() in starting)
                 found[name] = Known(vm, live, config, power != "stopped")
@@ -392,11 +400,11 @@ class KvmVms(Interface):
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        os.unlink(mark)
         if vm.autostart:
             domain.setAutostart(True)
         if vm.power != "stopped":
             domains.start(domain, name, paused=vm.power == "suspended")
+        os.unlink(mark)
 
     def _template(self, vm: Vm) -> Optional[Template]:
         if not vm.template:
@@ -440,7 +448,7 @@ class KvmVms(Interface):
         if domain is None:
             raise ApplyError(f"{after.place.text} is gone")
         if domain.isActive() and (power_cycle or after.power == "stopped"):
-            domains.stop(domain, name, operation.shutdown_timeout, operation.force_off, console, context.progress)
+            domains.stop(domain, name, operation, console, context.progress)
         if dataclasses.replace(before, power=None, autostart=None) != dataclasses.replace(
             after, power=None, autostart=None
         ):
@@ -497,7 +505,6 @@ class KvmVms(Interface):
         disk_images.make(path, lambda partial: cloud_init.write_seed(partial, files))
 
     def _remove(self, vm: Vm, context: Context) -> None:
-        libvirt = session.library()
         name = str(vm.name)
         operation = context.operation
         directory = self.where.vm(name)
@@ -506,16 +513,10 @@ class KvmVms(Interface):
         if domain is None:
             return
         if domain.isActive():
-            domains.stop(domain, name, operation.shutdown_timeout, operation.force_off, console, context.progress)
+            domains.stop(domain, name, operation, console, context.progress)
         if operation.delete_disks and os.path.isdir(directory):
             _touch(os.path.join(directory, MARK_REMOVING))
-        domain.undefineFlags(
-            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-            | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-        )
+        _undefine(domain)
         if operation.delete_disks:
             shutil.rmtree(directory, ignore_errors=False) if os.path.isdir(directory) else None
         else:
@@ -537,11 +538,10 @@ class KvmVms(Interface):
                 if not marks:
                     _remove_partial(entry.path)
                     continue
-                there = session.read(
-                    lambda connection, name=entry.name: domains.find(connection, name) is not None,  # type: ignore[misc]
+                if session.read(
+                    lambda connection, name=entry.name, marks=marks: _is_whole(connection, name, marks),  # type: ignore[misc]
                     f"VM {show(entry.name)} cannot be looked for",
-                )
-                if there:
+                ):
                     for mark in marks:
                         os.unlink(os.path.join(entry.path, mark))
                 else:
@@ -592,6 +592,28 @@ def resolve(vm: Vm, template: Optional[Template]) -> Vm:
         ),
         nics=tuple(dataclasses.replace(nic, model=nic.model or "virtio") for nic in vm.nics or ()),
     )
+
+
+def _undefine(domain: Any) -> None:
+    libvirt = session.library()
+    domain.undefineFlags(
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        | libvirt.VIR_DOMAIN_UNDEFINE_TPM
+    )
+
+
+def _is_whole(connection: Any, name: str, marks: Sequence[str]) -> bool:
+    """Return whether a VM with a mark is one that stays; one that was being made and never ran is taken back."""
+    domain = domains.find(connection, name)
+    if domain is None:
+        return False
+    if MARK_MAKING in marks and not domain.isActive():
+        _undefine(domain)
+        return False
+    return True
 
 
 def _touch(path: str) -> None:
