@@ -274,8 +274,8 @@ def _finish_bootable(recipe: Recipe, folder: Path, root: Path, tools: Path, log:
     progress("making the disk")
     raw = folder / "disk.raw"
     filesystems.make_bootable(raw, root, tools=tools, size_mib=recipe.fields["size_mib"], log=log)
-    # Not compressed: a third of the size to fetch, but a guest reads in pieces smaller than a cluster and would have the
-    # whole cluster unpacked for each, under emulation: 23 ms a read were measured.
+    # Not compressed: it would be a third of the size to fetch, but a guest reads in pieces smaller than a cluster and
+    # would have the whole cluster unpacked for each, under emulation: 23 ms a read were measured.
     filesystems.to_qcow2(raw, folder / "disk.qcow2", log=log)
     raw.unlink()
 

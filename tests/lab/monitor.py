@@ -52,7 +52,10 @@ class Monitor:
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Run a QMP command and return its value; raises LabError with QEMU's own words if it refuses."""
-        self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        try:
+            self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        except OSError as error:
+            raise LabError(f"QEMU closed its monitor {self._path}: {error}.") from error
         while True:
             answer = self._read()
             if "error" in answer:

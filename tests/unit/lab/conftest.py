@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The lab lies beside the tests, not in the collection: put its folder on the path, and give each test a cache of its own."""
+"""The lab lies beside the tests, not in the collection: put it on the path, and give each test its own cache."""
 
 from __future__ import annotations
 

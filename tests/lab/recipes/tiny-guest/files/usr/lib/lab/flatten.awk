@@ -70,7 +70,7 @@ function entry(at, line,    key, rest, parent) {
         rest = line
         sub(/^-[ \t]*/, "", rest)
         if (rest == "") return
-        if (is_pair(rest)) entry(at + length(line) - length(rest), rest)
+        if (rest ~ /^-( |$)/ || is_pair(rest)) entry(at + length(line) - length(rest), rest)
         else emit(key, rest)
         return
     }
