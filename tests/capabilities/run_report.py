@@ -20,21 +20,17 @@ class PlaybookRun:
 
     playbook: file name, such as `verify.yml`.
     results: for every task by name, what became of it on every host: passed, failed or skipped.
-    finished: whether the run came to its end.
+    failures: how many tasks failed in the end, rescued ones not counted; None if the run was cut off.
     """
 
     playbook: str
     results: dict[str, list[str]] = field(default_factory=dict)
-    finished: bool = False
+    failures: int | None = None
 
     @property
     def verifies(self) -> bool:
         """Return whether the tasks are tests."""
         return self.playbook.startswith("verify")
-
-    def tasks(self) -> list[str]:
-        """Return the names of the tasks that were reached, in their order."""
-        return list(self.results)
 
     def outcome_of_task(self, task: str) -> str:
         """Return passed, failed or skipped, or `not run` for a task that was not reached."""
@@ -43,8 +39,12 @@ class PlaybookRun:
 
     def outcome(self) -> str:
         """Return whether the playbook as a whole passed or failed; one that was cut off has failed."""
-        failed = any("failed" in outcomes for outcomes in self.results.values())
-        return "failed" if failed or not self.finished else "passed"
+        return "passed" if self.failures == 0 else "failed"
+
+    def steps(self) -> list[str]:
+        """Return what became of each task that is a test. One that had to fail, and was rescued, is none."""
+        outcomes = [self.outcome_of_task(task) for task in self.results] if self.verifies else []
+        return [outcome for outcome in outcomes if not (outcome == "failed" and self.outcome() == "passed")]
 
 
 def read_run_report(file: Path) -> list[PlaybookRun]:
@@ -64,5 +64,5 @@ def read_run_report(file: Path) -> list[PlaybookRun]:
         elif event["event"] == "task":
             runs[event["run"]].results.setdefault(event["task"], []).append(event["outcome"])
         elif event["event"] == "end":
-            runs[event["run"]].finished = True
+            runs[event["run"]].failures = event["failures"]
     return list(runs.values())

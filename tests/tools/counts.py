@@ -56,7 +56,6 @@ def of_run_report(file: Path) -> Count:
     """Return the steps of a scenario of molecule: every playbook that was run, and every task of those that verify."""
     total = Count()
     for run in read_run_report(file):
-        outcomes = [run.outcome(), *(run.outcome_of_task(task) for task in (run.tasks() if run.verifies else ()))]
-        for outcome in outcomes:
+        for outcome in (run.outcome(), *run.steps()):
             total += Count(**{outcome: 1})
     return total

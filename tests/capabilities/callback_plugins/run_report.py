@@ -43,7 +43,7 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self._run = uuid.uuid4().hex
 
-    def _write(self, event: str, **more: str) -> None:
+    def _write(self, event: str, **more: str | int) -> None:
         file = self.get_option("file")
         if file:
             with open(file, "a", encoding="utf-8") as output:
@@ -69,4 +69,5 @@ class CallbackModule(CallbackBase):
         self._task(result, "skipped")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        self._write("end")
+        counts = [stats.summarize(host) for host in stats.processed]
+        self._write("end", failures=sum(count["failures"] + count["unreachable"] for count in counts))

@@ -36,15 +36,27 @@ def test_steps_of_a_scenario(tmp_path: Path) -> None:
     events = [
         {"run": "1", "event": "begin", "playbook": "converge.yml"},
         {"run": "1", "event": "task", "task": "a", "host": "h", "outcome": "passed"},
-        {"run": "1", "event": "end"},
+        {"run": "1", "event": "end", "failures": 0},
         {"run": "2", "event": "begin", "playbook": "verify.yml"},
         {"run": "2", "event": "task", "task": "a", "host": "h", "outcome": "passed"},
         {"run": "2", "event": "task", "task": "b", "host": "h", "outcome": "skipped"},
         {"run": "2", "event": "task", "task": "c", "host": "h", "outcome": "failed"},
-        {"run": "2", "event": "end"},
+        {"run": "2", "event": "end", "failures": 1},
         {"run": "3", "event": "begin", "playbook": "destroy.yml"},
     ]
     file = tmp_path / "report.jsonl"
     file.write_text("".join(json.dumps(event) + "\n" for event in events))
     # Passed: converge, task a. Failed: task c, verify as a whole, and destroy, which was cut off.
     assert of_run_report(file) == Count(2, 3, 1)
+
+
+def test_task_that_had_to_fail_and_was_rescued_is_no_step(tmp_path: Path) -> None:
+    events = [
+        {"run": "1", "event": "begin", "playbook": "verify.yml"},
+        {"run": "1", "event": "task", "task": "refused", "host": "h", "outcome": "failed"},
+        {"run": "1", "event": "task", "task": "and says so", "host": "h", "outcome": "passed"},
+        {"run": "1", "event": "end", "failures": 0},
+    ]
+    file = tmp_path / "report.jsonl"
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert of_run_report(file) == Count(2, 0)
