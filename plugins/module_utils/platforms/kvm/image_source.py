@@ -123,13 +123,14 @@ class _Download:
         self.total: Optional[int] = None
         self.validator: Optional[str] = None
 
-    def run(self) -> None:
+    def run(self) -> Any:
+        """Fetch all of it and return the digest of what was written."""
         failures = 0
         while True:
             before = self.done
             try:
                 if self._attempt():
-                    return
+                    return self.digest
                 reason = f"the connection ended after {self.done} of {self.total} bytes"
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
