@@ -16,6 +16,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 from ..engine.platform import Platform
 from ..engine.runner import Request, gather, run
 from ..errors import NotSupportedError, Problem, ValidateError
+from ..hardening import evaluation
+from ..hardening.profile import IDENTIFIER, RuleExceptions, parse_exceptions, parse_profile
+from ..hardening.target import HardeningTarget
 from ..model.document import KINDS, SECTIONS, Document
 from ..model.operation import Operation
 from ..model.schema import FieldType, ModelObject, Nested, NestedList, Option, Path, Plain, Value, Values
@@ -452,6 +455,77 @@ class GuardModule(ModuleDefinition):
         return {"changed": True}
 
 
+class ProfileReference(FieldType):
+    """A profile: its name or path in a task; its content, read and worked together, once the action has sent it on."""
+
+    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
+        if isinstance(value, Mapping) and {"data", "today"} <= set(value):
+            return value
+        problems.append(Problem(path.text, f"{show(value)} is not allowed; allowed is the name or the path of a profile"))
+        return None
+
+    def argument(self) -> Plain:
+        return {"type": "raw"}
+
+
+class HardeningModule(ModuleDefinition):
+    """Audits, enforces and reverts a hardening profile."""
+
+    REPORT_FORMATS = ("html", "json", "csv", "sarif")
+
+    def __init__(self) -> None:
+        own = {
+            "profile": Option(
+                ProfileReference(),
+                "The rules: the name of a profile of the collection, such as V(foundation), or the path of one's own on "
+                "the controller, which has a slash in it or ends with C(.yml). A relative path starts from the "
+                "playbook's folder.",
+                required=True,
+            ),
+            "mode": Option(
+                Value(Choice(*evaluation.MODES)),
+                "With V(audit) nothing is changed. With V(enforce) what is not as expected is set, and what was before "
+                "is saved on the host. With V(revert) that is brought back, byte by byte.",
+                default="audit",
+            ),
+            "rules": Option(
+                Values(IDENTIFIER, ordered=True), "The ids of the rules that the task is about; all by default."
+            ),
+            "tags": Option(
+                Values(IDENTIFIER, ordered=True),
+                "The task is about rules with any of these tags, beside those that O(rules) names.",
+            ),
+            "exceptions": Option(
+                RuleExceptions(),
+                "Rules that are deliberately not followed, beside the exceptions of the profile. They are not enforced.",
+            ),
+            "report": Option(
+                Value(Text(minimum=1)),
+                "Where to write reports on the controller: a path to which the ending of each format is added. Nothing is "
+                "written in check mode. A report in JSON that is there already is what this run is compared with.",
+            ),
+            "formats": Option(
+                Values(Choice(*self.REPORT_FORMATS), ordered=True, minimum=1),
+                "The formats of the reports.",
+                default=list(self.REPORT_FORMATS),
+            ),
+        }
+        super().__init__("hardening", own)
+
+    def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
+        mode = call.values["mode"]
+        target = next((item for item in platform.interfaces if isinstance(item, HardeningTarget)), None)
+        if target is None or f"hardening.{mode}" not in platform.declared_capabilities():
+            raise NotSupportedError([Problem("mode", f"platform {platform.NAME} cannot do {show(mode)}")])
+        sent = call.values["profile"]
+        checked = parse_profile(sent["data"], type(target), platform.NAME)
+        exceptions = parse_exceptions([item.to_document() for item in call.values.get("exceptions", ())], checked)
+        order = evaluation.Order(
+            mode, call.values.get("rules", ()), call.values.get("tags", ()), exceptions, sent["today"], check
+        )
+        return evaluation.run(target, checked, order)
+
+
 NETWORK_OPERATION = ("guard",)
 VM_OPERATION = ("allow_restart", "shutdown_timeout", "force_off", "delete_disks", "wait_for")
 
@@ -471,5 +545,6 @@ MODULES: Dict[str, ModuleDefinition] = {
         VmInfoModule(),
         SnapshotModule(),
         GuardModule(),
+        HardeningModule(),
     )
 }

@@ -93,7 +93,7 @@ class HardeningFailed(ApplyError):
     """Some rules could not be enforced or reverted; the others were. `result` is the whole result of the task."""
 
     def __init__(self, message: str, result: Plain) -> None:
-        super().__init__(message, None, **result)
+        super().__init__(message, None, **result, changes_made=result["changes"])
         self.result = result
 
 
@@ -216,16 +216,16 @@ def _enforce(
             outcome.message = steps.errors.get(outcome.check.id, outcome.message)
         result = _result(target, order, outcomes, steps)
         return result if order.check else _finished(result, outcomes)
-    errors = {**steps.errors, **target.apply(steps)}
+    errors = {**steps.errors, **target.carry_out(steps)}
     first = {outcome.check.id: outcome for outcome in outcomes}
     after = _judge_all(checks, _survey(target, checks), exceptions, order.today)
     for outcome in after:
         rule = outcome.check.id
         outcome.before = first[rule].found
-        if outcome.status == PASS and first[rule].status in (FAIL, ERROR):
-            outcome.status = FIXED
-        elif outcome.status == FAIL and rule in errors:
+        if rule in errors:
             outcome.status, outcome.message = ERROR, errors[rule]
+        elif outcome.status == PASS and first[rule].status in (FAIL, ERROR):
+            outcome.status = FIXED
         elif outcome.status == FAIL and rule in planned:
             outcome.status, outcome.message = ERROR, f"was set, and the host still shows {outcome.found}"
         elif outcome.status == FAIL:
@@ -250,7 +250,7 @@ def _revert(
     steps = target.plan_revert(None if everything else [check.id for check in checks])
     errors = dict(steps.errors)
     if not order.check:
-        errors.update(target.apply(steps))
+        errors.update(target.carry_out(steps))
     outcomes = _judge_all(checks, _survey(target, checks), exceptions, order.today)
     planned = {rule for step in steps.steps for rule in step.rules}
     for outcome in outcomes:

@@ -57,23 +57,6 @@ class DateOrNever(ValueType):
             raise self.refuse(value) from None
 
 
-class RuleExceptions(FieldType):
-    """A list of exceptions. One rule may have several; the first that has not expired counts."""
-
-    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
-        if not isinstance(value, (list, tuple)):
-            problems.append(Problem(path.text, f"{show(value)} is not allowed; allowed is a list"))
-            return None
-        items = [RuleException.read(element, path.item(number), problems) for number, element in enumerate(value)]
-        return tuple(item for item in items if item is not None)
-
-    def write(self, value: Any) -> Any:
-        return [item.to_document() for item in value]
-
-    def argument(self) -> Plain:
-        return {"type": "list", "elements": "dict", "options": RuleException.argument_spec()}
-
-
 @dataclass(frozen=True)
 class RuleException(ModelObject):
     """A rule that is deliberately not followed."""
@@ -84,8 +67,8 @@ class RuleException(ModelObject):
     )
     expires: Optional[str] = option(
         Value(DateOrNever()),
-        "The last day on which it counts. From the next day on the rule counts as failed again. C(never) is for conflicts with what a hypervisor"
-        " is for and stands in profiles only, together with O(reviewed).",
+        "The last day on which it counts. From the next day on the rule counts as failed again. The word C(never) is for"
+        " conflicts with what a hypervisor is for; it stands in profiles only, together with the day of a review.",
         required=True,
     )
     reviewed: Optional[str] = option(Value(Date()), "The day on which somebody last judged it.")
@@ -99,6 +82,21 @@ class RuleException(ModelObject):
     def has_expired(self, today: str) -> bool:
         """Return whether it has expired on a day (ISO 8601)."""
         return self.expires != NEVER and str(self.expires) < today
+
+
+class RuleExceptions(NestedList):
+    """A list of exceptions. One rule may have several; the first that has not expired counts."""
+
+    def __init__(self) -> None:
+        super().__init__(RuleException)
+
+    def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
+        """Return the exceptions; append to problems what is wrong with them."""
+        if not isinstance(value, (list, tuple)):
+            problems.append(Problem(path.text, f"{show(value)} is not allowed; allowed is a list"))
+            return None
+        items = [RuleException.read(element, path.item(number), problems) for number, element in enumerate(value)]
+        return tuple(item for item in items if item is not None)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class HardeningTarget:
         """Return the ids of the rules for which there is something to bring back."""
         raise NotImplementedError
 
-    def apply(self, steps: Steps) -> Dict[str, str]:
+    def carry_out(self, steps: Steps) -> Dict[str, str]:
         """Carry out changes, mark them done, and return by rule why one failed. One that fails does not stop the others.
 
         Killed at any point, a second run finishes the job, and reverting brings back what was before the first.

@@ -93,7 +93,7 @@ class LibvirtSetting(ConfigFileSetting):
         return f"Set {self.keyword} to {wanted} in {self.path_of_file()} and restart {' or '.join(self.units())}."
 
 
-class HardeningInterface(Interface, LinuxHardening):
+class KvmHardening(Interface, LinuxHardening):
     """Hardening of a KVM host."""
 
     CAPABILITIES = frozenset({"hardening.audit", "hardening.enforce", "hardening.revert"})

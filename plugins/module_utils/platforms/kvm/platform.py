@@ -11,6 +11,7 @@ from typing import ContextManager
 from ...engine.platform import Guard, Platform
 from .firewall import KvmFirewall
 from .guard import KvmGuard
+from .hardening import KvmHardening
 from .host_lock import LOCK_TIMEOUT, host_lock
 from .network import KvmNetwork
 from .port_acl import KvmPortAcl
@@ -31,6 +32,7 @@ class KvmPlatform(Platform):
         KvmTemplates,
         KvmVms,
         KvmSnapshots,
+        KvmHardening,
     )
 
     def guard(self) -> Guard:

@@ -131,6 +131,11 @@ def sysctl_path(key: str) -> str:
     return key.translate(str.maketrans("./", "/."))
 
 
+def sysctl_name(path: str) -> str:
+    """Return the name of a kernel parameter from its path below /proc/sys; a name that has dots in it keeps its slashes."""
+    return path if "." in path else path.replace("/", ".")
+
+
 def parse_sysctl_file(text: str) -> List[Tuple[str, str]]:
     """Return (path below /proc/sys, value) of the assignments of a file of sysctl.d(5), in their order."""
     result = []

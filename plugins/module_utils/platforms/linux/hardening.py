@@ -94,7 +94,8 @@ def run_or_fail(arguments: Sequence[str], timeout: float = 120) -> "subprocess.C
     """Run a program. Raises ApplyError with what it said where it fails."""
     result = run_program(arguments, timeout)
     if result.returncode:
-        raise ApplyError(f"{' '.join(arguments[:3])} failed: {complaint_of(result)}")
+        words = " ".join(argument for argument in arguments if argument != "--")
+        raise ApplyError(f"{words} failed: {complaint_of(result)}")
     return result
 
 
@@ -300,7 +301,7 @@ class LinuxHardening(HardeningTarget):
         """Return the changes that bring back what was before."""
         return RevertPlan(rules).make()
 
-    def apply(self, steps: Steps) -> Dict[str, str]:
+    def carry_out(self, steps: Steps) -> Dict[str, str]:
         """Carry out changes."""
         assert isinstance(steps, LinuxSteps)
         errors: Dict[str, str] = {}
@@ -351,7 +352,9 @@ class EnforcePlan:
         self.wanted = wanted
         self.before = SavedState().load()
         self.state = self.before.copy()
-        self.reader = HostReader({entry.rule: entry.setting for entry in wanted}, ())
+        names = {unit for entry in wanted if isinstance(entry.setting, ConfigFileSetting) for unit in entry.setting.units()}
+        readers_of_files = {f"unit {name}": Service(unit=name) for name in sorted(names)}
+        self.reader = HostReader({**{entry.rule: entry.setting for entry in wanted}, **readers_of_files}, ())
         self.errors: Dict[str, str] = {}
         self.originals: Dict[str, bytes] = {}
         self.touched: Dict[str, List[str]] = {}
@@ -436,22 +439,21 @@ class EnforcePlan:
         drop_in = DROP_INS["sysctl.d"].path
         for number, (place, values) in enumerate(entry.values.items()):
             value = values[""]
-            relative = place or text_of.sysctl_path(str(setting.parameter))
+            relative = text_of.sysctl_path(place or str(setting.parameter))
             if number == 0:
                 self._assign(drop_in, "sysctl.d", str(setting.parameter), value, entry)
             at_start = self.reader.sysctl_at_start(relative)
             if place and at_start is not None and at_start[2] and at_start[0] != value:
-                self._assign(drop_in, "sysctl.d", relative, value, entry)
+                self._assign(drop_in, "sysctl.d", place, value, entry)
             path = f"{PROC_SYS}/{relative}"
             current = read_text(path)
             if current is None or current.split() == value.split():
                 continue
             if not entry.keep:
                 self._record("sysctls", relative, {"value": current.strip()}, entry.rule)
-            name = relative.replace("/", ".") if "." not in relative else relative
             self.settings.append(
                 WriteSysctl(
-                    (entry.rule,), f"set {name} to {value}", path, f"{current.strip()}\n", f"{value}\n",
+                    (entry.rule,), f"set {text_of.sysctl_name(relative)} to {value}", path, f"{current.strip()}\n", f"{value}\n",
                     part="sysctls", key=relative, value=value,
                 )
             )
@@ -528,8 +530,9 @@ class EnforcePlan:
         if not self._assign(path, setting.format_name(), setting.key_in_file(), entry.values[""][""], entry):
             return
         file = self.state.parts["files"][path]
-        file["units"] = list(dict.fromkeys([*file.get("units", []), *setting.units()]))
-        for unit in setting.units():
+        units = [unit for unit in setting.units() if unit_state(self.reader.units()[unit])["state"] != "absent"]
+        file["units"] = list(dict.fromkeys([*file.get("units", []), *units]))
+        for unit in units:
             self._due("try-restart", unit, entry.rule)
 
     PLANNERS: Dict[Type[Setting], Callable[..., None]] = {
@@ -696,7 +699,7 @@ class RevertPlan:
         if current is None or current.split() == value.split():
             return None
         return WriteSysctl(
-            rules, f"set {key} back to {value}", path, f"{current.strip()}\n", f"{value}\n",
+            rules, f"set {text_of.sysctl_name(key)} back to {value}", path, f"{current.strip()}\n", f"{value}\n",
             part="sysctls", key=key, value=value,
         )
 

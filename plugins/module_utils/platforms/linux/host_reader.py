@@ -195,12 +195,12 @@ class HostReader:
             if text is None:
                 continue
             name = os.path.relpath(path, PROC_SYS)
-            place = name if several else ""
+            place = text_of.sysctl_name(name) if several else ""
             finding.values[place] = {"": " ".join(text.split())}
             at_start = self.sysctl_at_start(name)
             if at_start is not None and " ".join(at_start[0].split()) != finding.values[place][""]:
                 finding.later[place] = {"": " ".join(at_start[0].split())}
-                finding.notes.append(f"{at_start[1]} sets {name} to {at_start[0]} at the next start")
+                finding.notes.append(f"{at_start[1]} sets {text_of.sysctl_name(name)} to {at_start[0]} at the next start")
         if not finding.values:
             finding.missing = "this kernel has no such parameter"
         return finding
