@@ -233,8 +233,14 @@ class Generator:
             problems = problems_of(data)
             if not problems:
                 return data
-            for problem in problems[:1]:
-                place = locate(data, problem.path)
+            for number, problem in enumerate(problems):
+                try:
+                    place = locate(data, problem.path)
+                except LookupError:
+                    if number == 0:
+                        raise
+                    # What it names went with the place of a problem before it.
+                    continue
                 if not place.exists and place.entry is not None and problem.path not in tried:
                     tried.add(problem.path)
                     place.set(self.field(place.entry, place.entry.type))

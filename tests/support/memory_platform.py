@@ -119,13 +119,13 @@ class MemoryHost:
 
     def refuse_dangling(self, item: ModelObject, exists: bool) -> None:
         for kind, label, path in item.references(exists):
-            if not any(other.label == label for other in self.objects[kind].values()):
+            if (label,) not in self.objects[kind]:
                 raise ApplyError(f"{path.text}: the host has no {kind} {label!r}")
 
     def refuse_taken(self, item: ModelObject) -> None:
         # Two guests may have one MAC address as far as a host is concerned; two switches cannot share an uplink.
         wanted = {(what, name) for what, name, _path in item.claims() if what != "MAC"}
-        for other in self.objects[item.KIND].values():
+        for other in self.objects[item.KIND].values() if wanted else ():
             if other.key != item.key:
                 for what, name, path in other.claims():
                     if (what, name) in wanted:

@@ -317,6 +317,20 @@ class ModelObject:
         parts = [value.get(name) for name in names]
         return "/".join(str(part) for part in parts) if all(isinstance(part, str) for part in parts) else None
 
+    @classmethod
+    @functools.lru_cache(maxsize=None)
+    def fields_with(cls, what: str) -> Tuple[str, ...]:
+        """Return the fields that have a property of :class:`Option`, or hold objects of which a field has it.
+
+        what: the property's name, or `inner` for all fields that hold objects.
+        """
+        found = []
+        for name, entry in cls.options().items():
+            inner = getattr(entry.type, "cls", None)
+            if getattr(entry, what, None) or (inner is not None and (what == "inner" or inner.fields_with(what))):
+                found.append(name)
+        return tuple(found)
+
     @property
     def key(self) -> Tuple[Any, ...]:
         """What tells this object from others of its kind: the values of its key fields."""
@@ -413,12 +427,16 @@ class ModelObject:
             if not entry.secret
         }
 
-    def items(self) -> Iterator[Tuple[str, Option, Any]]:
-        """Yield (name, option, value) of every field that was said."""
-        for name, entry in self.options().items():
+    def items(self, what: str = "") -> Iterator[Tuple[str, Option, Any]]:
+        """Yield (name, option, value) of every field that was said.
+
+        what: as in :meth:`fields_with`, to leave out all fields that have nothing to do with it.
+        """
+        options = self.options()
+        for name in self.fields_with(what) if what else options:
             value = getattr(self, name)
             if value is not None:
-                yield name, entry, value
+                yield name, options[name], value
 
     def complete(self: ObjectType, current: Optional[ObjectType]) -> ObjectType:
         """Return this object with what it leaves open taken from the current one or, if there is none, the defaults."""
@@ -482,7 +500,7 @@ class ModelObject:
 
     def belongs_to(self) -> Iterator[Tuple[str, str, str]]:
         """Yield (kind, key of the object as text, `remove` or `include`) for every object that this one goes with."""
-        for name, entry, value in self.items():
+        for name, entry, value in self.items("reference"):
             if entry.reference and entry.when_gone in ("remove", "include"):
                 yield entry.reference, str(value), entry.when_gone
 
@@ -512,16 +530,12 @@ def _inner_of(name: str, value: Any, path: Path) -> Iterator[Tuple[ModelObject, 
         yield inner, place.item(inner.label) if isinstance(value, tuple) and inner.key_fields() else place
 
 
-def _inner(item: ModelObject, path: Path) -> Iterator[Tuple[ModelObject, Path]]:
-    for name, _entry, value in item.items():
-        yield from _inner_of(name, value, path)
-
-
 def _walk_problems(item: ModelObject, path: Path) -> Iterator[Problem]:
     for name, message in item.check_complete():
         yield Problem(path.inner(name).text, message)
-    for inner, place in _inner(item, path):
-        yield from _walk_problems(inner, place)
+    for name, _entry, value in item.items("inner"):
+        for inner, place in _inner_of(name, value, path):
+            yield from _walk_problems(inner, place)
 
 
 def named(value: Any) -> List[str]:
@@ -530,7 +544,7 @@ def named(value: Any) -> List[str]:
 
 
 def _walk_references(item: ModelObject, path: Path, exists: bool) -> Iterator[Tuple[str, str, Path]]:
-    for name, entry, value in item.items():
+    for name, entry, value in item.items("reference"):
         if entry.reference and value != "" and not (exists and entry.when_gone == "ignore"):
             for key in named(value):
                 yield entry.reference, key, path.field(name)
@@ -539,22 +553,22 @@ def _walk_references(item: ModelObject, path: Path, exists: bool) -> Iterator[Tu
 
 
 def _walk_claims(item: ModelObject, path: Path) -> Iterator[Tuple[str, str, Path]]:
-    for name, entry, value in item.items():
+    for name, entry, value in item.items("claims"):
         if entry.claims and value != "":
             for key in named(value):
                 yield entry.claims, key, path.field(name)
-    for inner, place in _inner(item, path):
-        yield from _walk_claims(inner, place)
+        for inner, place in _inner_of(name, value, path):
+            yield from _walk_claims(inner, place)
 
 
 def _walk_capabilities(item: ModelObject, path: Path) -> Iterator[Tuple[str, Path, Any]]:
-    for name, entry, value in item.items():
-        if entry.capability is None or value == "" or value == ():
+    for name, entry, value in item.items("capability"):
+        if value in ("", ()):
             continue
-        if entry.capability.endswith(".*"):
+        if entry.capability is not None and entry.capability.endswith(".*"):
             for element in named(value):
                 yield f"{entry.capability[:-1]}{element}", path.field(name), element
-        elif value != item.neutral_of(name):
+        elif entry.capability is not None and value != item.neutral_of(name):
             yield entry.capability, path.field(name), value
-    for inner, place in _inner(item, path):
-        yield from _walk_capabilities(inner, place)
+        for inner, place in _inner_of(name, value, path):
+            yield from _walk_capabilities(inner, place)
