@@ -33,22 +33,30 @@ def mac_of(system_id: str, interface: str) -> str:
 # -- Reading -----------------------------------------------------------------------------------------------------------
 
 
-def asked_of(port: PortRow) -> Optional[HostInterface]:
-    """Return the interface as it was last asked for, or None where the port is none of ours."""
+def asked_of(port: PortRow, system_id: str) -> Optional[HostInterface]:
+    """Return the interface as it was last asked for, or None where the port is none of ours.
+
+    system_id: as for :func:`mac_of`.
+    """
     data = unkept(port.external_ids.get(INTERFACE_KEY))
     if not isinstance(data, dict):
         return None
     try:
-        return HostInterface.parse({**data, "name": port.name})
+        return HostInterface.parse({"mac": mac_of(system_id, port.name), **data, "name": port.name})
     except ValidateError:
         return None
+
+
+def is_ours(port: PortRow) -> bool:
+    """Return whether a port is an interface of ours."""
+    return INTERFACE_KEY in port.external_ids
 
 
 def interfaces_in(switches: Switches) -> Iterator[Tuple[BridgeRow, PortRow, InterfaceRow, HostInterface]]:
     """Yield every interface of ours as it was last asked for, with the rows that it consists of."""
     for bridge in switches.bridges.values():
         for port in bridge.ports:
-            asked = asked_of(port)
+            asked = asked_of(port, switches.system_id)
             if asked is not None and len(port.interfaces) == 1:
                 yield bridge, port, port.interfaces[0], asked
 

@@ -187,7 +187,7 @@ class KvmNetwork(Interface):
         strangers = [
             port.name
             for port in virtual_switch.other_ports(bridge)
-            if host_interface.asked_of(port) is None
+            if not host_interface.is_ours(port)
             and not ("vm" in context.wanted and all(row.is_guest for row in port.interfaces))
         ]
         if strangers:
@@ -269,7 +269,7 @@ class KvmNetwork(Interface):
             return
         host = self._seen()
         found = host.switches.find(name)
-        ours = found is not None and host_interface.asked_of(found[1]) is not None
+        ours = found is not None and host_interface.is_ours(found[1])
         if (not ours and (found is not None or host_devices.exists(name))) or (name,) in context.wanted.get(
             "virtual_switch", {}
         ):
@@ -325,7 +325,7 @@ class KvmNetwork(Interface):
         strangers = [
             port.name
             for port in (virtual_switch.other_ports(bridge) if bridge is not None else ())
-            if host_interface.asked_of(port) is None and not all(row.is_guest for row in port.interfaces)
+            if not host_interface.is_ours(port) and not all(row.is_guest for row in port.interfaces)
         ]
         return f"it has ports that are not ours: {', '.join(strangers)}" if strangers else None
 

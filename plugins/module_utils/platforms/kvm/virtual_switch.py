@@ -34,7 +34,7 @@ def asked_of(bridge: BridgeRow) -> Optional[VirtualSwitch]:
     if not isinstance(data, dict):
         return None
     try:
-        return VirtualSwitch.parse({**data, "name": bridge.name})
+        return VirtualSwitch.parse({**data, "name": bridge.name, "kvm": {"implementation": "openvswitch"}})
     except ValidateError:
         return None
 
@@ -80,7 +80,6 @@ def describe(bridge: BridgeRow, network: Optional[LibvirtNetwork]) -> Optional[V
         "uplinks": order,
         "bond": _bond_of(ports),
         "mtu": _mtu_of(bridge, asked.mtu or DEFAULT_MTU, uplinks),
-        "kvm": KvmSwitch(implementation="openvswitch"),
     }
     if not is_whole(bridge, network, uplinks):
         # What is broken has no field of its own: its libvirt network, the files about uplinks, an uplink that is off.
