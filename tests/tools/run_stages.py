@@ -114,7 +114,7 @@ def lint() -> list[Check]:
     return [
         Check("ansible-lint", program("ansible-lint", "--offline", "--profile", "production", "--nocolor"), offline),
         Check("ruff check", program("ruff", "check", "--output-format", "concise", ".")),
-        Check("ruff format", program("ruff", "format", "--check", ".")),
+        Check("ruff format", program("ruff", "format", "--check", "--output-format", "concise", ".")),
         Check("mypy", program("mypy", *typed)),
         Check(
             "Python 3.9 by vermin",
@@ -122,7 +122,7 @@ def lint() -> list[Check]:
         ),
         Check("yamllint", program("yamllint", "--strict", ".")),
         Check("changelog", program("antsibull-changelog", "lint")),
-        Check("licences", program("reuse", "lint", "--quiet")),
+        Check("licences", program("reuse", "lint", "--lines")),
         Check("forbidden phrases", python("tests/tools/forbidden_phrases.py")),
     ]
 
