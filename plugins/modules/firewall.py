@@ -126,12 +126,11 @@ changes_made:
   elements: dict
 """
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
 
 
 def main() -> None:
-    run_module(MODULES["firewall"])
+    run_module("firewall")
 
 
 if __name__ == "__main__":

@@ -190,12 +190,11 @@ problems:
       type: str
 """
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
 
 
 def main() -> None:
-    run_module(MODULES["hardening"])
+    run_module("hardening")
 
 
 if __name__ == "__main__":

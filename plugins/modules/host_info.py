@@ -82,12 +82,11 @@ problems:
       sample: must be given
 """
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
 
 
 def main() -> None:
-    run_module(MODULES["host_info"])
+    run_module("host_info")
 
 
 if __name__ == "__main__":

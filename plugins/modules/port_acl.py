@@ -122,12 +122,11 @@ changes_made:
   elements: dict
 """
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
 
 
 def main() -> None:
-    run_module(MODULES["port_acl"])
+    run_module("port_acl")
 
 
 if __name__ == "__main__":

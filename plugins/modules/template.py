@@ -119,12 +119,11 @@ changes_made:
   elements: dict
 """
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
 
 
 def main() -> None:
-    run_module(MODULES["template"])
+    run_module("template")
 
 
 if __name__ == "__main__":

@@ -149,12 +149,11 @@ changes_made:
   elements: dict
 """
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
 
 
 def main() -> None:
-    run_module(MODULES["virtual_switch"])
+    run_module("virtual_switch")
 
 
 if __name__ == "__main__":

@@ -170,12 +170,11 @@ changes_made:
   elements: dict
 """
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
 
 
 def main() -> None:
-    run_module(MODULES["vm"])
+    run_module("vm")
 
 
 if __name__ == "__main__":

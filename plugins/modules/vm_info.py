@@ -121,12 +121,11 @@ problems:
       sample: must be given
 """
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.module import run_module
 
 
 def main() -> None:
-    run_module(MODULES["vm_info"])
+    run_module("vm_info")
 
 
 if __name__ == "__main__":

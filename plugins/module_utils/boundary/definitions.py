@@ -461,7 +461,9 @@ class ProfileReference(FieldType):
     def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
         if isinstance(value, Mapping) and {"data", "today"} <= set(value):
             return value
-        problems.append(Problem(path.text, f"{show(value)} is not allowed; allowed is the name or the path of a profile"))
+        problems.append(
+            Problem(path.text, f"{show(value)} is not allowed; allowed is the name or the path of a profile")
+        )
         return None
 
     def argument(self) -> Plain:

@@ -7,41 +7,41 @@
 from __future__ import annotations
 
 import os
-from typing import Any, List, Type
+from typing import Any, List
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..engine.platform import Platform
-from ..errors import AuthenticateError, NotSupportedError, Problem
-from ..model.schema import Plain
-from ..model.types import show
-from ..platforms.on_host import ON_HOST
-from .definitions import ModuleDefinition
-from .result import failure, perform
+from .code_cache import use_code_cache
 
 
 class _Module(AnsibleModule):
     """An AnsibleModule that knows secrets inside documents, which the argument spec does not describe."""
 
-    def __init__(self, definition: ModuleDefinition) -> None:
+    def __init__(self, definition: Any) -> None:
         self.definition = definition
         super().__init__(argument_spec=definition.argument_spec(), supports_check_mode=True)
         self.no_log_values.update(self.secrets())
 
     def secrets(self) -> List[str]:
-        return self.definition.secrets(self.params)
+        return self.definition.secrets(self.params)  # type: ignore[no-any-return]
 
     def _log_invocation(self) -> None:
         # Ansible would write the arguments to the host's log, documents with their secrets among them.
-        given = sorted(
-            name for name, value in self.params.items() if value is not None and not name.startswith("_ansible")
-        )
+        given = sorted(name for name, value in self.params.items() if value is not None)
         self.log(f"Invoked with the options {', '.join(given)}")
 
 
-def run_module(definition: ModuleDefinition) -> None:
-    """Run a module: read its arguments, let the platform do what they ask for, and exit with the result."""
-    module = _Module(definition)
+def run_module(name: str) -> None:
+    """Run a module: read its arguments, let the platform do what they ask for, and exit with the result.
+
+    name: the module's name, a key of MODULES.
+    """
+    use_code_cache()
+    # From here on what is imported is on the host already, compiled.
+    from .definitions import MODULES
+    from .result import failure
+
+    module = _Module(MODULES[name])
     try:
         result = _perform(module)
     except Exception as error:  # noqa: BLE001 - the one boundary: a task that breaks off says so in one sentence
@@ -50,15 +50,22 @@ def run_module(definition: ModuleDefinition) -> None:
     module.exit_json(**result)
 
 
-def _perform(module: _Module) -> Plain:
+def _perform(module: _Module) -> Any:
+    from ..errors import AuthenticateError
+    from .result import perform
+
     call = module.definition.parse(module.params)
-    platform = _platform_class(call.values.get("platform"))()
+    cls = _platform_class(call.values.get("platform"))
     if os.geteuid() != 0:
         raise AuthenticateError("the task needs root on the host", "Say become: true")
-    return perform(module.definition, platform, call, module.check_mode, module._diff)
+    return perform(module.definition, cls(), call, module.check_mode, module._diff)
 
 
-def _platform_class(name: Any) -> Type[Platform]:
+def _platform_class(name: Any) -> Any:
+    from ..errors import NotSupportedError, Problem
+    from ..model.types import show
+    from ..platforms.on_host import ON_HOST
+
     allowed = ", ".join(sorted(ON_HOST))
     if name is None:
         raise NotSupportedError([Problem("platform", f"must be given; allowed is {allowed}")])

@@ -73,9 +73,12 @@ def arguments_of(task):
     return name[len(PREFIX) :], arguments or {}
 
 
+# Its action reads the profile on the controller, so that what the module takes is not what a task says.
+WITH_ITS_OWN_ACTION = {"hardening"}
+
 EXAMPLES = [
     pytest.param(*arguments_of(task), id=f"{name}: {task['name']}")
-    for name in MODULES
+    for name in sorted(MODULES.keys() - WITH_ITS_OWN_ACTION)
     for task in tasks_of(name)
     if "ansible.builtin.debug" not in task
 ]
@@ -94,8 +97,9 @@ def test_every_definition_has_module_action_and_fragment():
     for name in MODULES:
         assert (ROOT / "plugins" / "modules" / f"{name}.py").is_file()
         action = ROOT / "plugins" / "action" / f"{name}.py"
-        assert action.is_symlink()
-        assert action.resolve() == ROOT / "plugins" / "plugin_utils" / "dispatcher.py"
+        assert action.is_symlink() is (name not in WITH_ITS_OWN_ACTION)
+        if action.is_symlink():
+            assert action.resolve() == ROOT / "plugins" / "plugin_utils" / "dispatcher.py"
 
 
 def test_every_module_is_in_the_action_group():

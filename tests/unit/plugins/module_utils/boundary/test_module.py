@@ -14,6 +14,7 @@ from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary import module as boundary
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.on_host import ON_HOST
 from support.memory_platform import Faults, MemoryHost, MemoryPlatform
 
 USER_DATA = "#cloud-config\npassword: geheim"
@@ -22,7 +23,7 @@ USER_DATA = "#cloud-config\npassword: geheim"
 @pytest.fixture
 def host(monkeypatch):
     host = MemoryHost.holding({"templates": [{"name": "t", "source": {"vm": "x"}}]})
-    monkeypatch.setitem(boundary.ON_HOST, "memory", lambda: MemoryPlatform(host))
+    monkeypatch.setitem(ON_HOST, "memory", lambda: MemoryPlatform(host))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return host
 
@@ -39,7 +40,7 @@ def run(capsys, monkeypatch):
             **{f"_ansible_{key}": value for key, value in (internal or {}).items()},
         }
         with patch_module_args(given), pytest.raises(SystemExit):
-            boundary.run_module(MODULES[module])
+            boundary.run_module(module)
         run.output = capsys.readouterr().out
         return json.loads(run.output)
 
