@@ -82,7 +82,7 @@ def fetch(source: str, target: str, checksum: Optional[str], what: str, progress
             if path is not None:
                 _copy(path, output, digest, what, progress)
             else:
-                _Download(source, output, digest, what, progress).run()
+                digest = _Download(source, output, digest, what, progress).run()
             output.truncate()
             output.flush()
             os.fsync(output.fileno())
