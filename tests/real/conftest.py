@@ -22,12 +22,6 @@ import pytest
 from .real_host import ROOT, RealHost
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "capability(platform, *names, ran_against): the test shows that the platform can do this"
-    )
-
-
 def _lab(folder: str, *arguments: str) -> None:
     subprocess.run(
         [sys.executable, "tests/lab", *arguments],

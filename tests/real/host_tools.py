@@ -6,8 +6,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import json
+import os
 import subprocess
-from typing import Any, Optional, Sequence
+import sys
+import tempfile
+import traceback
+from typing import Any, Dict, Optional, Sequence
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import gather as engine_gather
@@ -43,3 +50,50 @@ def output(*argv: str, check: bool = True, timeout: float = 120) -> str:
     if check and done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)}: {done.returncode}: {done.stdout} {done.stderr}")
     return done.stdout.strip()
+
+
+def enter_namespace(name: str) -> None:
+    """Move this thread, and those that it starts, into a network namespace of `ip netns`."""
+    with open(f"/run/netns/{name}", "rb") as stream:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(stream.fileno(), 0x40000000) != 0:
+            raise OSError(ctypes.get_errno(), f"no way into the network namespace {name}")
+
+
+def serve() -> None:
+    """Carry out jobs that come as lines of JSON, each in a process of its own, and answer with a line each.
+
+    Everything is imported once, which under emulation takes longer than most jobs.
+    """
+    for line in sys.stdin:
+        with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as answer:
+            child = os.fork()
+            if child == 0:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                answer.write(json.dumps(_work(json.loads(line))).encode())
+                answer.flush()
+                os._exit(0)
+            status = os.waitpid(child, 0)[1]
+            log.seek(0)
+            answer.seek(0)
+            text = answer.read()
+            result = json.loads(text) if text else {"error": "Died", "message": f"status {status}", "details": {}}
+            result["trace"] = log.read().decode("utf-8", "replace")
+            sys.stdout.write(json.dumps(result) + "\n")
+            sys.stdout.flush()
+
+
+def _work(job: Any) -> Dict[str, Any]:
+    scope: Dict[str, Any] = {"__name__": "on_host"}
+    try:
+        exec(compile(job["source"], f"<{job['function']}>", "exec"), scope)
+        return {"result": scope[job["function"]](**job["data"])}
+    except Exception as error:
+        traceback.print_exc()
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        details = json.loads(json.dumps(getattr(error, "details", {}), default=str))
+        message = getattr(error, "message", str(error))
+        return {"error": type(error).__name__, "message": message, "details": details}

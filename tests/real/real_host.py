@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import os
+import select
 import shlex
 import subprocess
 import tempfile
@@ -21,22 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REMOTE = "/tmp/bareforge-test"
 COLLECTION = "ansible_collections/bareforge/hypervisor"
 
-# Runs on the host: reads a job from stdin, and writes what the function returned as the last line of stdout.
-BOOTSTRAP = """
-import json, sys
-job = json.loads(sys.stdin.readline())
-out, sys.stdout = sys.stdout, sys.stderr
-scope = {"__name__": "on_host"}
-try:
-    exec(compile(job["source"], "<" + job["function"] + ">", "exec"), scope)
-    answer = {"result": scope[job["function"]](**job["data"])}
-except Exception as error:
-    import traceback
-    traceback.print_exc()
-    answer = {"error": type(error).__name__, "message": getattr(error, "message", str(error)),
-              "details": json.loads(json.dumps(getattr(error, "details", {}), default=str))}
-out.write(json.dumps(answer) + chr(10))
-"""
+AGENT = "import host_tools; host_tools.serve()"
 
 
 class OnHostError(Exception):
@@ -59,6 +47,7 @@ class RealHost:
         self.name = name
         self.variables = dict(variables)
         self._control = tempfile.mkdtemp(prefix="bf-ssh-")
+        self._agent: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def from_inventory(cls, path: Path) -> RealHost:
@@ -124,6 +113,7 @@ class RealHost:
 
     def push(self) -> None:
         """Copy the collection's code for hosts, and the tests' own tools for them."""
+        self._end_agent()
         archive = subprocess.run(
             ["tar", "-C", str(ROOT), "--exclude=__pycache__", "-cf", "-", "plugins/module_utils"],
             capture_output=True,
@@ -145,30 +135,50 @@ class RealHost:
         """Run a function on the host as root, in a process of its own, and return what it returns.
 
         function: one that stands by itself (imports inside), or source text that defines `main`.
+        fresh: whether over a new connection instead of the one that is kept.
         data: its arguments, as plain data.
-        Raises OnHostError with the exception that it raised.
+        Raises OnHostError with the exception that it raised, TimeoutError where no answer came.
         """
         if callable(function):
             source, name = textwrap.dedent(inspect.getsource(function)), function.__name__
         else:
             source, name = textwrap.dedent(function), "main"
         job = json.dumps({"source": source, "function": name, "data": data}) + "\n"
-        command = ["sudo", "-n", "env", f"PYTHONPATH={REMOTE}", "/usr/bin/python3", "-c", BOOTSTRAP]
-        done = subprocess.run(
-            [*self.ssh_command(fresh=fresh), shlex.join(command)],
-            input=job.encode(),
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-        trace = done.stderr.decode("utf-8", "replace")
-        try:
-            answer = json.loads(done.stdout.decode("utf-8").splitlines()[-1])
-        except (ValueError, IndexError):
-            raise RuntimeError(f"{name} on {self.name} gave no answer ({done.returncode}): {trace}") from None
+        if fresh:
+            agent = self._start_agent(fresh=True)
+            try:
+                answer = self._ask(agent, job, timeout, name)
+            finally:
+                _end(agent)
+        else:
+            if self._agent is None or self._agent.poll() is not None:
+                self._agent = self._start_agent(fresh=False)
+            answer = self._ask(self._agent, job, timeout, name)
         if "error" in answer:
-            raise OnHostError(answer["error"], answer["message"], answer["details"], trace)
+            raise OnHostError(answer["error"], answer["message"], answer["details"], answer["trace"])
         return answer["result"]
+
+    def _start_agent(self, *, fresh: bool) -> subprocess.Popen[bytes]:
+        command = ["sudo", "-n", "env", f"PYTHONPATH={REMOTE}", "/usr/bin/python3", "-c", AGENT]
+        return subprocess.Popen(
+            [*self.ssh_command(fresh=fresh), shlex.join(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def _ask(self, agent: subprocess.Popen[bytes], job: str, timeout: float, name: str) -> Any:
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        agent.stdin.write(job.encode())
+        agent.stdin.flush()
+        deadline = time.monotonic() + timeout
+        line = b""
+        while not line.endswith(b"\n"):
+            ready = select.select([agent.stdout], [], [], max(deadline - time.monotonic(), 0))[0]
+            piece = os.read(agent.stdout.fileno(), 1 << 16) if ready else b""
+            if not piece:
+                _end(agent)
+                raise TimeoutError(f"{name} on {self.name} gave no answer within {timeout:.0f} s")
+            line += piece
+        return json.loads(line)
 
     def apply(self, document: Mapping[str, Any], *, timeout: float = 300, fresh: bool = False, **options: Any) -> Any:
         """Bring the host to what a document says with the engine, without the guard unless it is asked for."""
@@ -220,4 +230,19 @@ class RealHost:
 
     def close(self) -> None:
         """End the shared connection."""
+        self._end_agent()
         subprocess.run([*self.ssh_command(), "-O", "exit"], capture_output=True, check=False)
+
+    def _end_agent(self) -> None:
+        if self._agent is not None:
+            _end(self._agent)
+            self._agent = None
+
+
+def _end(agent: subprocess.Popen[bytes]) -> None:
+    agent.kill()
+    agent.wait()
+    for stream in (agent.stdin, agent.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()

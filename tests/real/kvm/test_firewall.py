@@ -43,31 +43,38 @@ while True:
             key.fileobj.accept()[0].close()
 """
 
-# Prints, for each probe, `open`, `refused`, `silent` or `unreachable`; all probes at once, so silence costs one wait.
-PROBE = """
-import concurrent.futures, errno, json, socket, sys
-def probe(job):
-    kind, source, target, port = job
-    family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as client:
-        client.settimeout(2.0)
-        client.bind((source, 0))
-        try:
-            client.connect((target, port))
-            if kind == "udp":
-                client.send(b"x")
-                client.recv(16)
+
+def probe_all(jobs: Any) -> Any:
+    """Return, for each (kind, source, target, port), what a client outside finds; all at once, so silence costs one wait."""
+    import concurrent.futures
+    import errno
+    import socket
+
+    import host_tools
+
+    host_tools.enter_namespace("outside")
+
+    def probe(job: Any) -> str:
+        kind, source, target, port = job
+        family = socket.AF_INET6 if ":" in target else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as client:
+            client.settimeout(3.0)
+            client.bind((source, 0))
+            try:
+                client.connect((target, port))
+                if kind == "udp":
+                    client.send(b"x")
+                    client.recv(16)
+            except ConnectionRefusedError:
+                return "refused"
+            except (TimeoutError, socket.timeout):
+                return "silent"
+            except OSError as error:
+                return errno.errorcode.get(error.errno, str(error))
             return "open"
-        except ConnectionRefusedError:
-            return "refused"
-        except TimeoutError:
-            return "silent"
-        except OSError as error:
-            return errno.errorcode.get(error.errno, str(error))
-jobs = json.loads(sys.argv[1])
-with concurrent.futures.ThreadPoolExecutor(32) as pool:
-    print(json.dumps(list(pool.map(probe, jobs))))
-"""
+
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        return list(pool.map(probe, jobs))
 
 
 class World:
@@ -81,20 +88,25 @@ class World:
         return dict(zip(ports, self.probe(*((kind, source, target, port) for port in ports)), strict=True))
 
     def probe(self, *jobs: tuple[str, str, str, int]) -> list[str]:
-        import json
-
-        output = self.host.run(
-            *("ip", "netns", "exec", "outside", "python3", "-c", PROBE, json.dumps(jobs)), timeout=120
-        )
-        return list(json.loads(output))
+        return list(self.host.on_host(probe_all, jobs=jobs))
 
     def open_ports(self, source: str, target: str) -> list[int]:
         """Return which of the ports that something listens on can be reached."""
         return [port for port, found in self.scan("tcp", source, target, *OPEN_PORTS).items() if found == "open"]
 
 
+TEAR_DOWN = """
+systemctl stop bftest-listeners bftest-beyond || true
+nft delete table inet bareforge || true
+for namespace in outside beyond; do ip netns delete $namespace || true; done
+for device in bftest-in bftest-far; do ip link delete $device || true; done
+sysctl -qw net.ipv4.ip_forward=0
+"""
+
+
 @pytest.fixture(scope="module")
 def world(host: RealHost) -> Iterator[World]:
+    host.shell(TEAR_DOWN, check=False)
     host.shell(
         f"""
         ip netns add outside
@@ -119,23 +131,41 @@ def world(host: RealHost) -> Iterator[World]:
     )
     outside = World(host)
     yield outside
-    host.shell(
-        """
-        systemctl stop bftest-listeners bftest-beyond || true
-        ip netns delete outside; ip netns delete beyond
-        sysctl -qw net.ipv4.ip_forward=0
-        """,
-        check=False,
-    )
+    host.shell(TEAR_DOWN, check=False)
 
 
 @pytest.fixture(autouse=True)
 def no_firewall(host: RealHost) -> Iterator[None]:
     """Start and end each test with a host on which nobody has asked for a firewall."""
-    clean = "nft delete table inet bareforge 2>/dev/null || true; rm -f /etc/bareforge/firewall.json"
-    host.shell(clean)
+
+    def clean() -> None:
+        import contextlib
+        import os
+
+        import host_tools
+
+        host_tools.output("nft", "delete", "table", "inet", "bareforge", check=False)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("/etc/bareforge/firewall.json")
+
+    host.on_host(clean)
     yield
-    host.shell(clean)
+    host.on_host(clean)
+
+
+def tampered(host: RealHost, script: str, *documents: Any) -> list[Any]:
+    """Run a script on the host and then, for each (document, check), the engine; return the engine's results.
+
+    In one go, since what the script does may keep the next connection out.
+    """
+
+    def tamper(script: str, documents: Any) -> Any:
+        import host_tools
+
+        host_tools.output("sh", "-eu", "-c", script)
+        return [host_tools.apply(document, check=check) for document, check in documents]
+
+    return list(host.on_host(tamper, script=script, documents=documents))
 
 
 def rule(name: str, **fields: Any) -> dict[str, Any]:
@@ -342,9 +372,7 @@ def test_what_somebody_changed_by_hand_shows_and_is_mended(
     }
     host.apply(document)
     good = host.run("nft", "list", "table", "inet", "bareforge")
-    host.shell(tamper)
-    check = host.apply(document, check=True)
-    result = host.apply(document)
+    check, result = tampered(host, tamper, (document, True), (document, False))
     assert kind in [change["kind"] for change in result["changes"]]
     assert check["changes"] == result["changes"]
     assert host.run("nft", "list", "table", "inet", "bareforge") == good
@@ -357,8 +385,10 @@ def test_mending_keeps_what_the_document_leaves_open(host: RealHost) -> None:
     host.apply(
         {"firewall": {}, "firewall_rules": [rule("web", protocol="tcp", ports=["80"], sources=["192.0.2.0/24"])]}
     )
-    host.shell("nft flush chain inet bareforge input")
-    assert host.apply({"firewall_rules": [rule("web", ports=["80"])]})["changed"]
+    (result,) = tampered(
+        host, "nft flush chain inet bareforge input", ({"firewall_rules": [rule("web", ports=["80"])]}, False)
+    )
+    assert result["changed"]
     assert host.gather("firewall_rule")["firewall_rules"][0]["sources"] == ["192.0.2.0/24"]
 
 
@@ -366,8 +396,12 @@ def test_rule_that_was_changed_by_hand_can_be_removed(host: RealHost) -> None:
     host.apply(
         {"firewall": {}, "firewall_rules": [rule("web", protocol="tcp", ports=["80"]), rule("b", protocol="icmp")]}
     )
-    host.shell("nft flush chain inet bareforge input")
-    assert host.apply({"firewall_rules": [{"name": "web", "state": "absent"}]})["changed"]
+    (result,) = tampered(
+        host,
+        "nft flush chain inet bareforge input",
+        ({"firewall_rules": [{"name": "web", "state": "absent"}]}, False),
+    )
+    assert result["changed"]
     assert [item["name"] for item in host.gather("firewall_rule")["firewall_rules"]] == ["b"]
     assert "web" not in host.run("nft", "list", "table", "inet", "bareforge")
 

@@ -1,0 +1,254 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.change import Change
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ApplyError, GuardError
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.compute import Vm
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.firewall import Firewall
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.network import VirtualSwitch
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import guard as guard_module
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import guard_undo, systemd
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.guard import KvmGuard, Part
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports import nftables
+
+
+class Host:
+    """A folder that plays the host: what the guard looks after, and the programs that were run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.programs: List[List[str]] = []
+        self.broken = False
+        self.etc = root / "etc"
+        self.etc.mkdir()
+
+    def run_command(self, argv: Any, timeout: float = 60) -> str:
+        self.programs.append(list(argv))
+        if self.broken and argv[0] == "systemd-run":
+            raise ApplyError("systemd-run failed: no bus")
+        return "a backup\n"
+
+    @property
+    def guards(self) -> List[Path]:
+        folder = self.root / "guard"
+        return sorted(folder.iterdir()) if folder.exists() else []
+
+    def plan(self) -> Dict[str, Any]:
+        plan: Dict[str, Any] = json.loads((self.guards[0] / "plan.json").read_text(encoding="utf-8"))
+        return plan
+
+    def fire(self) -> int:
+        """Do what the timer does: run the script that the guard has left, by itself and away from the collection."""
+        done = subprocess.run([sys.executable, "-I", str(self.guards[0] / "undo.py")], cwd="/", check=False, env={})
+        return done.returncode
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    made = Host(tmp_path)
+    monkeypatch.setattr(guard_module, "GUARD_FOLDER", str(tmp_path / "guard"))
+    monkeypatch.setattr(guard_module, "_OVS_SOCKET", str(tmp_path / "no-socket"))
+    monkeypatch.setattr(systemd, "UNIT_FOLDER", str(tmp_path / "units"))
+    monkeypatch.setattr(systemd, "run_command", made.run_command)
+    monkeypatch.setattr(nftables, "list_table", lambda family, name: None)
+    log = str(tmp_path / "reloaded")
+    parts = {
+        "firewall": Part([f"{made.etc}/firewall.json"], []),
+        "network": Part([f"{made.etc}/*.network"], [["/usr/bin/touch", log]]),
+        "sshd": Part([f"{made.etc}/sshd/*.conf"], []),
+    }
+    monkeypatch.setattr(guard_module, "PARTS", parts)
+    return made
+
+
+def firewall_change() -> Change:
+    return Change(None, Firewall.parse({}).complete(None))
+
+
+def test_what_was_changed_made_and_removed_is_brought_back(host: Host) -> None:
+    kept, gone, new = (host.etc / name for name in ("a.network", "b.network", "c.network"))
+    kept.write_text("a")
+    kept.chmod(0o640)
+    gone.write_text("b")
+    foreign = host.etc / "other.conf"
+    foreign.write_text("x")
+    KvmGuard().arm_parts(["network"], 60)
+    kept.write_text("changed")
+    kept.chmod(0o644)
+    gone.unlink()
+    new.write_text("c")
+    foreign.write_text("y")
+    assert host.fire() == 0
+    assert (kept.read_text(), gone.read_text(), new.exists(), foreign.read_text()) == ("a", "b", False, "y")
+    assert kept.stat().st_mode & 0o777 == 0o640
+    assert (host.root / "reloaded").exists()
+
+
+def test_timer_and_next_boot_run_the_script_from_its_folder(host: Host) -> None:
+    token = KvmGuard().arm([firewall_change()], None, 45)["token"]  # type: ignore[arg-type]
+    (timer,) = [argv for argv in host.programs if argv[0] == "systemd-run"]
+    script = str(host.guards[0] / "undo.py")
+    assert f"--unit=bareforge-guard-{token}" in timer
+    assert "--on-active=45s" in timer
+    assert timer[-1] == script
+    unit = (host.root / "units" / "bareforge-guard.service").read_text()
+    assert f"ExecStart={timer[-3]} -I {script}\n" in unit
+    assert (host.root / "units" / "multi-user.target.wants" / "bareforge-guard.service").is_symlink()
+    assert host.guards[0].stat().st_mode & 0o777 == 0o700
+
+
+def test_kinds_choose_the_parts(host: Host) -> None:
+    switch = Change(None, VirtualSwitch.parse({"name": "s"}).complete(None))
+    KvmGuard().arm([firewall_change()], None, 60)  # type: ignore[arg-type]
+    assert host.plan()["files"]["paths"] == [f"{host.etc}/firewall.json"]
+    assert [command["argv"][:3] for command in host.plan()["commands"]] == [["/usr/sbin/nft", "-j", "-f"]]
+    table = json.loads((host.guards[0] / "table.json").read_text())["nftables"]
+    assert table == nftables.replace_table("inet", "bareforge", None)
+    KvmGuard().confirm(host.guards[0].name)
+    KvmGuard().arm([switch, firewall_change()], None, 60)  # type: ignore[arg-type]
+    assert host.plan()["files"]["paths"] == [f"{host.etc}/firewall.json", f"{host.etc}/*.network"]
+
+
+def test_open_vswitch_is_brought_back_before_networkd_reads_its_files(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = host.root / "db.sock"
+    socket.touch()
+    monkeypatch.setattr(guard_module, "_OVS_SOCKET", str(socket))
+    KvmGuard().arm_parts(["network"], 60)
+    commands = host.plan()["commands"]
+    assert [command["argv"][0] for command in commands] == ["/usr/bin/ovsdb-client", "/usr/bin/touch"]
+    assert commands[0]["stdin"] == "openvswitch"
+    assert (host.guards[0] / "openvswitch").read_text() == "a backup\n"
+
+
+def test_kind_that_cannot_be_brought_back_is_refused(host: Host) -> None:
+    change = Change(None, Vm.parse({"name": "v"}))
+    with pytest.raises(GuardError, match="cannot undo changes of vm"):
+        KvmGuard().arm([change], None, 60)  # type: ignore[arg-type]
+    assert host.guards == []
+
+
+def test_confirming_stops_the_timer_and_leaves_nothing(host: Host) -> None:
+    watched = host.etc / "a.network"
+    watched.write_text("a")
+    token = KvmGuard().arm_parts(["network"], 60)["token"]
+    watched.write_text("b")
+    KvmGuard().confirm(token)
+    assert ["systemctl", "stop", f"bareforge-guard-{token}.timer"] in host.programs
+    assert host.guards == []
+    assert [path for path in (host.root / "units").rglob("*") if not path.is_dir()] == []
+    assert watched.read_text() == "b"
+    with pytest.raises(GuardError, match="confirmed before, or never armed"):
+        KvmGuard().confirm(token)
+
+
+def test_confirming_too_late_says_when_it_was_undone(host: Host) -> None:
+    token = KvmGuard().arm_parts(["network"], 60)["token"]
+    host.fire()
+    with pytest.raises(GuardError, match=r"were undone at 20\d\d-.*Z, since nobody had confirmed"):
+        KvmGuard().confirm(token)
+    KvmGuard().undo(token)
+
+
+def test_confirming_while_it_is_undone_is_refused(host: Host) -> None:
+    token = KvmGuard().arm_parts(["network"], 60)["token"]
+    os.rename(host.guards[0] / guard_undo.ARMED, host.guards[0] / guard_undo.UNDOING)
+    with pytest.raises(GuardError, match="are being undone"):
+        KvmGuard().confirm(token)
+
+
+def test_timer_after_the_confirmation_does_nothing(host: Host) -> None:
+    watched = host.etc / "a.network"
+    watched.write_text("a")
+    KvmGuard().arm_parts(["network"], 60)
+    watched.write_text("b")
+    os.rename(host.guards[0] / guard_undo.ARMED, host.guards[0] / guard_module.CONFIRMED)
+    assert host.fire() == 0
+    assert watched.read_text() == "b"
+
+
+def test_undo_that_was_cut_short_is_finished_by_the_next(host: Host) -> None:
+    watched = host.etc / "a.network"
+    watched.write_text("a")
+    KvmGuard().arm_parts(["network"], 60)
+    watched.write_text("b")
+    os.rename(host.guards[0] / guard_undo.ARMED, host.guards[0] / guard_undo.UNDOING)
+    KvmGuard().recover()
+    assert watched.read_text() == "a"
+
+
+def test_failure_of_one_step_does_not_keep_the_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = host.etc / "a.network"
+    watched.write_text("a")
+    part = Part([str(watched)], [["/nonexistent/program"], ["/usr/bin/touch", str(host.root / "second")]])
+    monkeypatch.setitem(guard_module.PARTS, "network", part)
+    token = KvmGuard().arm_parts(["network"], 60)["token"]
+    watched.write_text("b")
+    with pytest.raises(GuardError, match="incomplete: /nonexistent/program"):
+        KvmGuard().undo(token)
+    assert watched.read_text() == "a"
+    assert (host.root / "second").exists()
+
+
+def test_second_guard_is_refused_while_one_waits(host: Host) -> None:
+    token = KvmGuard().arm_parts(["network"], 60)["token"]
+    with pytest.raises(GuardError, match=rf"guard {token} waits .*undoes it in (60|5\d) s.*one guard at a time"):
+        KvmGuard().arm_parts(["firewall"], 60)
+    assert len(host.guards) == 1
+
+
+def test_guard_that_cannot_be_started_leaves_nothing(host: Host) -> None:
+    host.broken = True
+    with pytest.raises(GuardError, match="could not be stored on the host: .*no bus"):
+        KvmGuard().arm_parts(["network"], 60)
+    assert host.guards == []
+    assert [path for path in (host.root / "units").rglob("*") if not path.is_dir()] == []
+
+
+def test_killed_while_arming_is_tidied_and_undoes_nothing(host: Host) -> None:
+    watched = host.etc / "a.network"
+    watched.write_text("a")
+    KvmGuard().arm_parts(["network"], 60)
+    (host.guards[0] / guard_undo.ARMED).unlink()
+    watched.write_text("b")
+    assert host.fire() == 0
+    assert watched.read_text() == "b"
+    KvmGuard().recover()
+    assert host.guards == []
+
+
+def test_next_run_waits_for_a_guard_and_undoes_it_where_its_timer_is_lost(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = host.etc / "a.network"
+    watched.write_text("a")
+    KvmGuard().arm_parts(["network"], 1)
+    watched.write_text("b")
+    monkeypatch.setattr(guard_module, "_GRACE_SECONDS", 0.3)
+    KvmGuard().recover()
+    assert watched.read_text() == "a"
+
+
+@pytest.mark.parametrize("token", ["", "../../etc", "0123456789ABCDEF", "0" * 15, "0" * 16 + "\n"])
+def test_token_is_never_a_path(host: Host, token: str) -> None:
+    for method in (KvmGuard().confirm, KvmGuard().undo):
+        with pytest.raises(GuardError, match="is no token of a guard"):
+            method(token)
+
+
+def test_script_needs_nothing_but_the_standard_library() -> None:
+    source = Path(guard_undo.__file__).read_text(encoding="utf-8")
+    imported = [line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))]
+    assert set(imported) <= {*sys.stdlib_module_names, "__future__"}
