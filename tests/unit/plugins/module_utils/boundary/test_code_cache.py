@@ -37,7 +37,7 @@ def run(tmp_path):
     def run(answer=1, folder=tmp_path / "cache"):
         archive = tmp_path / "payload.zip"
         with zipfile.ZipFile(archive, "w") as payload:
-            for folder_of_code in (*reversed(Path(PACKAGE).parents[:-1]), Path(PACKAGE), Path(PACKAGE) / "boundary"):
+            for folder_of_code in [*list(Path(PACKAGE).parents)[-2::-1], Path(PACKAGE), Path(PACKAGE) / "boundary"]:
                 payload.writestr(f"{folder_of_code}/__init__.py", "")
             payload.writestr(f"{PACKAGE}/boundary/code_cache.py", SOURCE)
             payload.writestr(f"{PACKAGE}/late.py", f"ANSWER = {answer}\n")
