@@ -349,18 +349,20 @@ def test_uefi_boots_and_with_secure_boot_refuses_what_is_not_signed(tiny: RealHo
 
 
 @pytest.mark.capability("kvm", "vm.cpu.model", ran_against="real")
-def test_a_guest_sees_the_hosts_own_processor_when_asked(tiny: RealHost) -> None:
-    vm = {"name": "own", "template": "tiny", "memory": {"size": 192}, "cpu": {"model": "host"}}
+def test_a_guest_with_a_name_of_any_letters_sees_the_hosts_own_processor(tiny: RealHost) -> None:
+    vm = {"name": "own é", "template": "tiny", "memory": {"size": 192}, "cpu": {"model": "host"}}
     tiny.apply({"vms": [vm]}, timeout=400)
     try:
         assert tiny.apply({"vms": [vm]})["changed"] is False
-        arguments = tiny.run("sh", "-c", "tr '\\0' '\\n' < /proc/$(cat /run/libvirt/qemu/own.pid)/cmdline").splitlines()
+        arguments = tiny.run(
+            "sh", "-c", "tr '\\0' '\\n' < /proc/$(cat '/run/libvirt/qemu/own é.pid')/cmdline"
+        ).splitlines()
         assert arguments[arguments.index("-cpu") + 1].startswith("host,")
-        call(tiny, "wait_for", "own", "lab: ready own", 300)
+        call(tiny, "wait_for", "own é", "lab: ready", 300)
         name = "grep -m1 'model name' /proc/cpuinfo"
-        assert call(tiny, "guest", "own", name) == tiny.run("sh", "-c", name)
+        assert call(tiny, "guest", "own é", name) == tiny.run("sh", "-c", name)
     finally:
-        tiny.apply({"vms": [{"name": "own", "state": "absent"}]}, operation={"shutdown_timeout": 0})
+        tiny.apply({"vms": [{"name": "own é", "state": "absent"}]}, operation={"shutdown_timeout": 0})
 
 
 def test_eight_linked_clones_in_one_task(tiny: RealHost) -> None:

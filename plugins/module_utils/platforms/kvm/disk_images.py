@@ -16,6 +16,7 @@ import json
 import os
 import re
 import resource
+import stat
 import struct
 import subprocess
 import tarfile
@@ -349,6 +350,17 @@ def make(target: str, maker: Callable[[str], None], mode: int = 0o600) -> None:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
+
+
+def make_directory(path: str, mode: int) -> None:
+    """Make a directory, or give one that is there the rights that it lacks, whatever the process's umask."""
+    if not os.path.isdir(path):
+        os.makedirs(path)
+        os.chmod(path, mode)
+        return
+    now = stat.S_IMODE(os.stat(path).st_mode)
+    if now & mode != mode:
+        os.chmod(path, now | mode)
 
 
 def free_bytes(path: str) -> int:

@@ -229,8 +229,7 @@ def _vm_problems(name: str, path: Path, context: Context) -> Iterator[Problem]:
     vm = context.find("vm", name)
     if vm is None:
         return
-    before = context.before.get("vm", {}).get((name,))
-    if vm.power != "stopped" or (before is not None and getattr(before, "power", None) != "stopped" and before == vm):
+    if vm.power != "stopped":
         yield Problem(path.text, f"VM {show(name)} is {vm.power}; allowed is one that is stopped")
     if not vm.disks:
         yield Problem(path.text, f"VM {show(name)} has no disk")
@@ -251,11 +250,8 @@ def _progress(template: Template, context: Context) -> image_source.Progress:
 
 def prepare(where: Directories) -> None:
     """Make the directory of the templates; QEMU, which runs as another user, must be able to pass through it."""
-    parent = os.path.dirname(where.templates)
-    os.makedirs(parent, mode=0o711, exist_ok=True)
-    if os.stat(parent).st_mode & 0o011 != 0o011:
-        os.chmod(parent, stat.S_IMODE(os.stat(parent).st_mode) | 0o011)  # noqa: S103
-    os.makedirs(where.templates, mode=0o755, exist_ok=True)
+    disk_images.make_directory(os.path.dirname(where.templates), 0o711)
+    disk_images.make_directory(where.templates, 0o755)
 
 
 def write_description(where: Directories, template: Template) -> None:

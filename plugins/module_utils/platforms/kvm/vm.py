@@ -37,6 +37,8 @@ from .template import read_templates, size_of
 
 MARK_MAKING = ".making"
 MARK_REMOVING = ".removing"
+MARK_RESTARTING = ".restarting"
+MARKS = (MARK_MAKING, MARK_REMOVING, MARK_RESTARTING)
 WORKERS = 8
 FIRST_DISK = "root"
 LARGEST_WEIGHT = 10_000  # cgroup v2, cpu.weight
@@ -384,9 +386,10 @@ class KvmVms(Interface):
         template = self._template(vm)
         vm = resolve(vm, template)
         directory = self.where.vm(name)
-        os.makedirs(self.where.images, mode=0o711, exist_ok=True)
-        os.makedirs(self.where.consoles, mode=0o755, exist_ok=True)
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+        # QEMU, which runs as another user, must be able to pass through.
+        disk_images.make_directory(self.where.images, 0o711)
+        disk_images.make_directory(self.where.consoles, 0o755)
+        disk_images.make_directory(directory, 0o711)
         mark = os.path.join(directory, MARK_MAKING)
         _touch(mark)
         try:
@@ -419,6 +422,8 @@ class KvmVms(Interface):
         size = disk.size * MIB if disk.size is not None else None
         thick = disk.provisioning == "thick"
         template = self.where.template_image(str(vm.template)) if from_template else None
+        if template is not None and size is not None and size < size_of(self.where, str(vm.template)):
+            raise ImageError(f"disk {show(disk.name)} of {disk.size} MiB is less than template {show(vm.template)}")
 
         def make(partial: str) -> None:
             if template is None:
@@ -447,7 +452,10 @@ class KvmVms(Interface):
         domain = domains.find(session.connection(), name)
         if domain is None:
             raise ApplyError(f"{after.place.text} is gone")
+        restarting = os.path.join(self.where.vm(name), MARK_RESTARTING)
         if domain.isActive() and (power_cycle or after.power == "stopped"):
+            if power_cycle:
+                _touch(restarting)
             domains.stop(domain, name, operation, console, context.progress)
         if dataclasses.replace(before, power=None, autostart=None) != dataclasses.replace(
             after, power=None, autostart=None
@@ -467,6 +475,8 @@ class KvmVms(Interface):
         if before.autostart != after.autostart:
             domain.setAutostart(bool(after.autostart))
         domains.set_power(domain, str(after.power), name, operation, console, context.progress)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(restarting)
 
     def _make_added_disks(self, before: Vm, after: Vm) -> None:
         old = by_name(before.disks)
@@ -532,9 +542,7 @@ class KvmVms(Interface):
             for entry in list(os.scandir(self.where.images)):
                 if not entry.is_dir(follow_symlinks=False):
                     continue
-                marks = [
-                    mark for mark in (MARK_MAKING, MARK_REMOVING) if os.path.exists(os.path.join(entry.path, mark))
-                ]
+                marks = [mark for mark in MARKS if os.path.exists(os.path.join(entry.path, mark))]
                 if not marks:
                     _remove_partial(entry.path)
                     continue
@@ -606,13 +614,20 @@ def _undefine(domain: Any) -> None:
 
 
 def _is_whole(connection: Any, name: str, marks: Sequence[str]) -> bool:
-    """Return whether a VM with a mark is one that stays; one that was being made and never ran is taken back."""
+    """Return whether a VM with a mark is one that stays; one that was being made and never ran is taken back.
+
+    One that was stopped to be started again is started, whether or not its change was made by then.
+    """
     domain = domains.find(connection, name)
     if domain is None:
         return False
-    if MARK_MAKING in marks and not domain.isActive():
+    if domain.isActive():
+        return True
+    if MARK_MAKING in marks:
         _undefine(domain)
         return False
+    if MARK_RESTARTING in marks:
+        domains.start(domain, name)  # it ran before it was stopped for a change
     return True
 
 

@@ -386,6 +386,50 @@ def test_a_running_vm_is_not_stopped_without_leave(bench: Bench) -> None:
     assert [call.split()[0] for call in bench.libvirt.calls] == ["shutdown", "define", "defined", "start", "started"]
 
 
+@pytest.mark.parametrize("step", ["define web1", "defined web1", "start web1"])
+def test_a_vm_that_a_killed_run_had_stopped_for_a_change_runs_again(bench: Bench, step: str) -> None:
+    bench.apply({"vms": [web()]})
+    change = {"vms": [{"name": "web1", "memory": {"size": 256}}]}
+    bench.libvirt.kill_at = step
+    with pytest.raises(Killed):
+        bench.apply(change, allow_restart=True)
+    assert not bench.libvirt.domains["web1"].isActive()
+    bench.libvirt.kill_at = None
+    bench.apply(change, allow_restart=True)
+    assert bench.libvirt.domains["web1"].isActive()
+    assert bench.apply(change)["changed"] is False
+    assert bench.files() == ["web1/root.qcow2", "web1/seed.iso"]
+
+
+def test_qemu_can_pass_to_the_disks_whatever_the_umask(bench: Bench) -> None:
+    old = os.umask(0o077)
+    try:
+        bench.apply({"vms": [web()]})
+    finally:
+        os.umask(old)
+    for path in (bench.where.images, bench.where.vm("web1")):
+        assert os.stat(path).st_mode & 0o777 == 0o711
+    assert os.stat(bench.where.disk("web1", "root")).st_mode & 0o777 == 0o600
+
+
+def test_a_disk_smaller_than_a_template_of_the_same_document_is_refused(bench: Bench, tmp_path: Path) -> None:
+    import hashlib
+
+    image = tmp_path / "image.qcow2"
+    disk_images.create(str(image), 64 * MIB)
+    template = {
+        "name": "large",
+        "source": {"path": str(image)},
+        "checksum": f"sha256:{hashlib.sha256(image.read_bytes()).hexdigest()}",
+    }
+    try:
+        with pytest.raises(ApplyError, match="disk 'root' of 16 MiB is less than template 'large'"):
+            bench.apply({"templates": [template], "vms": [web(template="large", disks=[{"name": "root", "size": 16}])]})
+    finally:
+        disk_images.set_immutable(bench.where.template_image("large"), False)
+    assert bench.libvirt.domains == {}
+
+
 def test_a_changed_address_is_told_by_the_seed(bench: Bench) -> None:
     from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import cloud_init
 
