@@ -29,7 +29,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import
 )
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import KINDS
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import Path
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import ModelObject, Path
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.registry import PLATFORMS, platform_class
 
 from .confirmation import confirm
@@ -41,7 +41,8 @@ COLLECTION = "bareforge.hypervisor"
 # once a task.
 for _name in PLATFORMS:
     platform_class(_name)
-for _cls in (*KINDS.values(), Operation, ConnectionSettings):
+_kinds: list[type[ModelObject]] = [*KINDS.values(), Operation, ConnectionSettings]
+for _cls in _kinds:
     _cls.defaults()
 
 

@@ -33,7 +33,7 @@ def use_code_cache(archive: Optional[str] = None, folder: str = FOLDER) -> Optio
     archive: the path of the archive; the one that this code was loaded from where not given.
     Returns the folder, or None where there is no archive or no place for a copy.
     """
-    path = archive or getattr(__loader__, "archive", None)
+    path = archive or getattr(__spec__.loader, "archive", None)
     if path is None:
         return None
     try:

@@ -23,7 +23,8 @@ class _Module(AnsibleModule):
         self.no_log_values.update(self.secrets())
 
     def secrets(self) -> List[str]:
-        return self.definition.secrets(self.params)  # type: ignore[no-any-return]
+        found: List[str] = self.definition.secrets(self.params)
+        return found
 
     def _log_invocation(self) -> None:
         # Ansible would write the arguments to the host's log, documents with their secrets among them.

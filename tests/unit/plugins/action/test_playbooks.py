@@ -130,12 +130,17 @@ def test_narrow_modules_and_gathering(runner):
         task("virtual_network", name="db", state="absent"),
         task("virtual_network", name="db", state="absent"),
         task("host_info", kinds=[]),
+        task("virtual_switch", name="doubtful"),
+        arguments=["-v"],
     )
-    assert [status for status, _result in results] == ["ok"] * 7
-    assert [result["changed"] for _status, result in results] == [True, True, False, False, True, False, False]
+    assert [status for status, _result in results] == ["ok"] * 8
+    assert [result["changed"] for _status, result in results] == [True, True, False, False, True, False, False, True]
     assert [network["vlan"] for network in results[2][1]["virtual_networks"]] == [10, 20]
     assert results[3][1]["document"]["virtual_switches"][0]["uplinks"] == ["eno1"]
     assert results[6][1]["platform"] == "memory"
+    assert results[7][1]["warnings"] == ["virtual_switch['doubtful'] has a doubtful name"]
+    assert "[WARNING]: virtual_switch['doubtful'] has a doubtful name" in runner.output
+    assert "<h1> create virtual_switch['br0']" in runner.output, "progress is shown with -v"
 
 
 def test_a_mistake_is_answered_before_the_host_is_connected_to(runner):
