@@ -136,6 +136,16 @@ def test_an_image_that_refers_to_the_hosts_secrets_leaves_nothing(bench: Bench, 
     assert bench.left() == []
 
 
+def test_a_vmdk_that_names_a_file_of_the_host_is_not_converted(bench: Bench, tmp_path: Path) -> None:
+    secret, evil = tmp_path / "secret", tmp_path / "evil.vmdk"
+    secret.write_bytes(b"s" * MIB)
+    lines = ("# Disk DescriptorFile", "version=1", "CID=1", "parentCID=ffffffff", 'createType="monolithicFlat"')
+    evil.write_text("\n".join((*lines, f'RW 2048 FLAT "{secret}" 0', "")))
+    with pytest.raises(ApplyError, match="it is a VMDK whose data lies in other files"):
+        bench.apply(bench.described(evil))
+    assert bench.left() == []
+
+
 def test_a_full_disk_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     document = bench.image("vmdk")
 
