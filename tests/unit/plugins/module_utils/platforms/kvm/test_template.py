@@ -249,7 +249,7 @@ def test_what_cannot_be_imported_is_refused_before(bench: Bench, data: dict[str,
 def test_a_broken_description_is_said(bench: Bench) -> None:
     bench.apply(bench.image())
     Path(bench.where.template_description("t")).write_text("{")
-    with pytest.raises(ReadError, match="template 't': its description .* cannot be read"):
+    with pytest.raises(ReadError, match=r"template .t.: its description .* cannot be read"):
         gather(bench.platform())
 
 
