@@ -30,7 +30,9 @@ def mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def ethernet(kind: int, payload: bytes, source: str = VM_MAC, target: str = PEER_MAC, tags: Sequence[int] = ()) -> bytes:
+def ethernet(
+    kind: int, payload: bytes, source: str = VM_MAC, target: str = PEER_MAC, tags: Sequence[int] = ()
+) -> bytes:
     """Return a frame; tags: VLAN ids from the outermost on (IEEE 802.1Q)."""
     header = b"".join(struct.pack("!HH", 0x8100, tag) for tag in tags)
     return mac(target) + mac(source) + header + struct.pack("!H", kind) + payload

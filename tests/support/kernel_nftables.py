@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports import nftables
 
 DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")

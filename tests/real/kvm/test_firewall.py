@@ -67,7 +67,7 @@ def probe_all(jobs: Any) -> Any:
                     client.recv(16)
             except ConnectionRefusedError:
                 return "refused"
-            except (TimeoutError, socket.timeout):
+            except TimeoutError:
                 return "silent"
             except OSError as error:
                 return errno.errorcode.get(error.errno, str(error))
@@ -462,13 +462,15 @@ def test_swap_leaves_no_moment_without_a_firewall(host: RealHost) -> None:
         probe = subprocess.Popen(
             [
                 *("ip", "netns", "exec", "outside", "python3", "-c"),
-                "import socket, time\n"
-                "end, hits = time.monotonic() + 6, 0\n"
-                "while time.monotonic() < end:\n"
-                "    s = socket.socket(); s.settimeout(0.02)\n"
-                "    try:\n        s.connect(('192.0.2.1', 9999)); hits += 1\n"
-                "    except OSError:\n        pass\n    s.close()\n"
-                "print(hits)",
+                (
+                    "import socket, time\n"
+                    "end, hits = time.monotonic() + 6, 0\n"
+                    "while time.monotonic() < end:\n"
+                    "    s = socket.socket(); s.settimeout(0.02)\n"
+                    "    try:\n        s.connect(('192.0.2.1', 9999)); hits += 1\n"
+                    "    except OSError:\n        pass\n    s.close()\n"
+                    "print(hits)"
+                ),
             ],
             stdout=subprocess.PIPE,
         )
@@ -492,6 +494,7 @@ def test_killed_between_kernel_and_file_converges(host: RealHost) -> None:
         import os
 
         import host_tools
+
         from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import firewall
 
         def die(*_arguments: Any, **_options: Any) -> None:

@@ -84,7 +84,7 @@ class StoredAcl:
         return f"{folder_of(self.vm)}/{self.device}"
 
     @classmethod
-    def load(cls, path: str) -> Optional["StoredAcl"]:
+    def load(cls, path: str) -> Optional[StoredAcl]:
         """Return the ACL in a file, or None where there is none. Raises ReadError."""
         data = read_json(path)
         if data is None:

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.firewall import Firewall, FirewallRule
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import controller
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.controller import (
@@ -19,7 +20,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm
 CONNECTION = Connection("198.51.100.9", 40000, "192.0.2.1", 22)
 
 
-def proc(folder: Path, processes: Dict[int, Any]) -> str:
+def proc(folder: Path, processes: dict[int, Any]) -> str:
     """Make a folder like /proc; processes: by id, the parent and the environment, None where it may not be read."""
     for number, (parent, environment) in processes.items():
         (folder / str(number)).mkdir()
@@ -62,7 +63,7 @@ def test_what_sshd_says(tmp_path: Path, text: bytes, expected: Any) -> None:
     assert (None if found is None else (found.address, found.host_address)) == expected
 
 
-def rules(*documents: Dict[str, Any]) -> List[FirewallRule]:
+def rules(*documents: dict[str, Any]) -> list[FirewallRule]:
     named = ({"name": f"r{number}", **fields} for number, fields in enumerate(documents))
     return [FirewallRule.parse(fields).complete(None) for fields in named]
 
@@ -95,7 +96,7 @@ def rules(*documents: Dict[str, Any]) -> List[FirewallRule]:
     ],
 )
 def test_lets_in(
-    policy: Dict[str, Any], documents: List[Dict[str, Any]], expected: bool, monkeypatch: pytest.MonkeyPatch
+    policy: dict[str, Any], documents: list[dict[str, Any]], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(controller, "interfaces_of", lambda _address: ["mgmt0"])
     assert lets_in(Firewall.parse(policy).complete(None), rules(*documents), CONNECTION) is expected

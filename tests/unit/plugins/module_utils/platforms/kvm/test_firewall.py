@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ReadError, ValidateError
@@ -43,12 +44,14 @@ class Host:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.unit_installed = False
-        self.connection: Optional[Connection] = None
+        self.connection: Connection | None = None
 
-    def apply(self, document: Any, check: bool = False, exact: Any = ()) -> List[Any]:
+    def apply(self, document: Any, check: bool = False, exact: Any = ()) -> list[Any]:
         options = Operation.parse({"guard": {"enabled": False}})
         result = run(OnlyFirewall(), Request(Document.parse(document, exact), options, check))
-        return [(change["action"], change["kind"], change["key"], tuple(change["fields"])) for change in result["changes"]]
+        return [
+            (change["action"], change["kind"], change["key"], tuple(change["fields"])) for change in result["changes"]
+        ]
 
     def gather(self) -> Any:
         return gather(OnlyFirewall())
@@ -87,12 +90,12 @@ def in_kernel() -> Iterator[Callable[[Callable[[], Any]], Any]]:
     """Runs a function in a network namespace; what it raises comes out."""
 
     def enter(work: Callable[[], Any]) -> Any:
-        outcome: Dict[str, Any] = {}
+        outcome: dict[str, Any] = {}
 
         def guarded() -> bool:
             try:
                 outcome["result"] = work()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - carried out of the thread
                 outcome["error"] = error
             return True
 
@@ -101,7 +104,7 @@ def in_kernel() -> Iterator[Callable[[Callable[[], Any]], Any]]:
             raise outcome["error"]
         return outcome["result"]
 
-    yield enter
+    return enter
 
 
 def test_second_run_changes_nothing_and_gathered_state_neither(host: Host, in_kernel: Any) -> None:
@@ -157,7 +160,9 @@ def tamper_rule_deleted(host: Host) -> None:
 
 def tamper_rule_changed(host: Host) -> None:
     handle = host.handle("web")
-    comment = next(entry["rule"]["comment"] for entry in host.table if "web" in entry.get("rule", {}).get("comment", ""))
+    comment = next(
+        entry["rule"]["comment"] for entry in host.table if "web" in entry.get("rule", {}).get("comment", "")
+    )
     rule = {**BASE, "chain": "input", "handle": handle, "comment": comment, "expr": [{"accept": None}]}
     nftables.run([{"replace": {"rule": rule}}])
 
@@ -244,7 +249,10 @@ def test_switched_off_firewall_has_no_table_and_keeps_its_rules(host: Host, in_k
 
 def test_other_tables_are_left_alone(host: Host, in_kernel: Any) -> None:
     def work() -> None:
-        foreign = [{"add": {"table": {"family": family, "name": name}}} for family, name in (("ip", "bareforge"), ("inet", "x"))]
+        foreign = [
+            {"add": {"table": {"family": family, "name": name}}}
+            for family, name in (("ip", "bareforge"), ("inet", "x"))
+        ]
         nftables.run([*foreign, {"add": {"chain": {"family": "inet", "table": "x", "name": "c"}}}])
         host.apply(DOCUMENT)
         host.apply({"firewall": {"enabled": False}})
@@ -255,9 +263,7 @@ def test_other_tables_are_left_alone(host: Host, in_kernel: Any) -> None:
 
 
 @pytest.mark.parametrize("point", ["run", "store_asked", "install_unit"])
-def test_killed_at_any_step_converges(
-    host: Host, in_kernel: Any, monkeypatch: pytest.MonkeyPatch, point: str
-) -> None:
+def test_killed_at_any_step_converges(host: Host, in_kernel: Any, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     def die(*_arguments: Any, **_options: Any) -> None:
         raise Killed
 
@@ -288,8 +294,10 @@ def test_controller_is_never_locked_out_knowingly(host: Host, in_kernel: Any) ->
         assert [(problem.path, problem.message) for problem in refused.value.problems] == [
             (
                 "firewall",
-                "would lock the controller out: neither management (TCP ports 22 from everywhere) nor a rule lets it in, "
-                "which comes from 198.51.100.9 to port 2222 of 192.0.2.1",
+                (
+                    "would lock the controller out: neither management (TCP ports 22 from everywhere) nor a rule lets it in, "
+                    "which comes from 198.51.100.9 to port 2222 of 192.0.2.1"
+                ),
             )
         ]
         assert host.table is None
@@ -315,13 +323,17 @@ def test_rule_alone_is_kept_and_the_user_told(host: Host, in_kernel: Any) -> Non
 @pytest.mark.parametrize("name", ["a" * 16, "eth 0", "eth/0", "eth*", "*", "\u00e9th0"])
 def test_interface_that_no_kernel_has_is_refused(host: Host, in_kernel: Any, name: str) -> None:
     def work() -> None:
-        with pytest.raises(ValidateError, match=r"firewall_rule\['web'\].interfaces: .*allowed is the name of a network"):
+        with pytest.raises(
+            ValidateError, match=r"firewall_rule\['web'\].interfaces: .*allowed is the name of a network"
+        ):
             host.apply({"firewall_rules": [{**WEB, "interfaces": [name]}]})
 
     in_kernel(work)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"bareforge": {"firewall": {"enabled": 7}, "firewall_rules": []}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"bareforge": {"firewall": {"enabled": 7}, "firewall_rules": []}}']
+)
 def test_file_that_is_not_ours_is_named(host: Host, content: str) -> None:
     host.file.write_text(content)
     with pytest.raises(ReadError, match=str(host.file)):

@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.change import Change
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ApplyError, GuardError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.compute import Vm
@@ -28,7 +29,7 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.programs: List[List[str]] = []
+        self.programs: list[list[str]] = []
         self.broken = False
         self.etc = root / "etc"
         self.etc.mkdir()
@@ -40,12 +41,12 @@ class Host:
         return "a backup\n"
 
     @property
-    def guards(self) -> List[Path]:
+    def guards(self) -> list[Path]:
         folder = self.root / "guard"
         return sorted(folder.iterdir()) if folder.exists() else []
 
-    def plan(self) -> Dict[str, Any]:
-        plan: Dict[str, Any] = json.loads((self.guards[0] / "plan.json").read_text(encoding="utf-8"))
+    def plan(self) -> dict[str, Any]:
+        plan: dict[str, Any] = json.loads((self.guards[0] / "plan.json").read_text(encoding="utf-8"))
         return plan
 
     def fire(self) -> int:
@@ -135,7 +136,7 @@ def test_open_vswitch_is_brought_back_before_networkd_reads_its_files(
 
 def test_kind_that_cannot_be_brought_back_is_refused(host: Host) -> None:
     change = Change(None, Vm.parse({"name": "v"}))
-    with pytest.raises(GuardError, match="cannot undo changes of vm"):
+    with pytest.raises(GuardError, match=r"cannot undo changes of vm"):
         KvmGuard().arm([change], None, 60)  # type: ignore[arg-type]
     assert host.guards == []
 
@@ -150,7 +151,7 @@ def test_confirming_stops_the_timer_and_leaves_nothing(host: Host) -> None:
     assert host.guards == []
     assert [path for path in (host.root / "units").rglob("*") if not path.is_dir()] == []
     assert watched.read_text() == "b"
-    with pytest.raises(GuardError, match="confirmed before, or never armed"):
+    with pytest.raises(GuardError, match=r"confirmed before, or never armed"):
         KvmGuard().confirm(token)
 
 
@@ -165,7 +166,7 @@ def test_confirming_too_late_says_when_it_was_undone(host: Host) -> None:
 def test_confirming_while_it_is_undone_is_refused(host: Host) -> None:
     token = KvmGuard().arm_parts(["network"], 60)["token"]
     os.rename(host.guards[0] / guard_undo.ARMED, host.guards[0] / guard_undo.UNDOING)
-    with pytest.raises(GuardError, match="are being undone"):
+    with pytest.raises(GuardError, match=r"are being undone"):
         KvmGuard().confirm(token)
 
 
@@ -196,7 +197,7 @@ def test_failure_of_one_step_does_not_keep_the_others(host: Host, monkeypatch: p
     monkeypatch.setitem(guard_module.PARTS, "network", part)
     token = KvmGuard().arm_parts(["network"], 60)["token"]
     watched.write_text("b")
-    with pytest.raises(GuardError, match="incomplete: /nonexistent/program"):
+    with pytest.raises(GuardError, match=r"incomplete: /nonexistent/program"):
         KvmGuard().undo(token)
     assert watched.read_text() == "a"
     assert (host.root / "second").exists()
@@ -211,7 +212,7 @@ def test_second_guard_is_refused_while_one_waits(host: Host) -> None:
 
 def test_guard_that_cannot_be_started_leaves_nothing(host: Host) -> None:
     host.broken = True
-    with pytest.raises(GuardError, match="could not be stored on the host: .*no bus"):
+    with pytest.raises(GuardError, match=r"could not be stored on the host: .*no bus"):
         KvmGuard().arm_parts(["network"], 60)
     assert host.guards == []
     assert [path for path in (host.root / "units").rglob("*") if not path.is_dir()] == []
@@ -244,7 +245,7 @@ def test_next_run_waits_for_a_guard_and_undoes_it_where_its_timer_is_lost(
 @pytest.mark.parametrize("token", ["", "../../etc", "0123456789ABCDEF", "0" * 15, "0" * 16 + "\n"])
 def test_token_is_never_a_path(host: Host, token: str) -> None:
     for method in (KvmGuard().confirm, KvmGuard().undo):
-        with pytest.raises(GuardError, match="is no token of a guard"):
+        with pytest.raises(GuardError, match=r"is no token of a guard"):
             method(token)
 
 

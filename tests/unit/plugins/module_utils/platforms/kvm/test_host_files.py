@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ApplyError, ReadError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.host_files import (
     read_file,

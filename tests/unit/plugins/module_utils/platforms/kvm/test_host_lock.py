@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ConnectError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.host_lock import host_lock
 
@@ -32,7 +33,10 @@ def test_second_run_is_told_who_holds_it_and_gets_it_when_that_dies(tmp_path: Pa
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ConnectError, match=rf"process {holder.pid} on the host, has held {path}"), host_lock(0.2, path):
+        with (
+            pytest.raises(ConnectError, match=rf"process {holder.pid} on the host, has held {path}"),
+            host_lock(0.2, path),
+        ):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import KINDS
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.firewall import Firewall, FirewallRule, PortAcl
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import Path as SchemaPath
@@ -23,8 +26,6 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm
     port_acl_removal,
 )
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports import nftables
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support import kernel_nftables
 
 DATA = Path(__file__).resolve().parents[4] / "data" / "kvm_nftables"
@@ -32,7 +33,7 @@ MAC = "52:54:00:00:00:aa"
 TAP = "bfunittest"
 
 
-def cases(file: str) -> List[Any]:
+def cases(file: str) -> list[Any]:
     return [pytest.param(case, id=case["name"]) for case in yaml.safe_load((DATA / file).read_text(encoding="utf-8"))]
 
 
@@ -49,12 +50,12 @@ def rule(**fields: Any) -> FirewallRule:
     return FirewallRule.parse({"name": "rule", **fields}).complete(None)
 
 
-def host_chains(policy: Firewall, *rules: FirewallRule) -> Dict[str, List[Any]]:
+def host_chains(policy: Firewall, *rules: FirewallRule) -> dict[str, list[Any]]:
     return kernel_nftables.shown_as_text(firewall_commands(policy, rules), HOST_TABLE)
 
 
 @pytest.mark.parametrize("case", cases("firewall_rules.yml"))
-def test_firewall_rule(case: Dict[str, Any]) -> None:
+def test_firewall_rule(case: dict[str, Any]) -> None:
     item = rule(**case["rule"])
     assert item.problems_when_complete() == []
     comment = nftables_rules.rule_comment(str(item.name))
@@ -66,7 +67,7 @@ def test_firewall_rule(case: Dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", cases("port_acls.yml"))
-def test_port_acl(case: Dict[str, Any]) -> None:
+def test_port_acl(case: dict[str, Any]) -> None:
     acl = PortAcl.parse({"vm": "v", "nic": "n", **case["acl"]}).complete(None)
     shown = kernel_nftables.shown_as_text(port_acl_commands(acl, MAC, TAP), PORT_TABLE, [TAP])
     assert [text for text, _comment in shown[f"from_{TAP}"]] == case["from"]
@@ -74,7 +75,9 @@ def test_port_acl(case: Dict[str, Any]) -> None:
 
 
 def test_management_and_what_ip_needs_stand_before_the_rules() -> None:
-    chains = host_chains(firewall(management_sources=["192.0.2.0/24", "2001:db8::/32"], management_ports=["22", "2222"]), rule())
+    chains = host_chains(
+        firewall(management_sources=["192.0.2.0/24", "2001:db8::/32"], management_ports=["22", "2222"]), rule()
+    )
     comments = [comment for _text, comment in chains["input"]]
     assert comments.index("management") > comments.index("neighbour discovery")
     assert comments[-1].startswith("rule ")
@@ -152,10 +155,12 @@ def network(address: Any, length: int) -> str:
 
 
 @st.composite
-def firewall_rules(draw: st.DrawFn) -> Dict[str, Any]:
+def firewall_rules(draw: st.DrawFn) -> dict[str, Any]:
     entry = KINDS["firewall_rule"].options()
-    protocol = draw(st.sampled_from(["any", "tcp", "udp", "icmp", "icmpv6", "igmp", "vrrp", "esp", "ah", "gre", "sctp"]))
-    fields: Dict[str, Any] = {
+    protocol = draw(
+        st.sampled_from(["any", "tcp", "udp", "icmp", "icmpv6", "igmp", "vrrp", "esp", "ah", "gre", "sctp"])
+    )
+    fields: dict[str, Any] = {
         "name": draw(st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=100)),
         "direction": draw(st.sampled_from(["inbound", "outbound", "forward"])),
         "action": draw(st.sampled_from(["allow", "deny", "reject"])),
@@ -178,10 +183,10 @@ def firewall_rules(draw: st.DrawFn) -> Dict[str, Any]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(firewall_rules(), max_size=5, unique_by=lambda fields: fields["name"]))
-def test_kernel_takes_every_rule_and_can_be_brought_back_to_what_it_showed(documents: List[Dict[str, Any]]) -> None:
+def test_kernel_takes_every_rule_and_can_be_brought_back_to_what_it_showed(documents: list[dict[str, Any]]) -> None:
     items = []
     for fields in documents:
-        problems: List[Any] = []
+        problems: list[Any] = []
         item = FirewallRule.read(fields, SchemaPath("firewall_rule"), problems)
         if problems or item is None or item.complete(None).problems_when_complete():
             continue

@@ -12,9 +12,10 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Context, Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ApplyError, ReadError, ValidateError
@@ -60,8 +61,8 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.nics: Dict[str, Dict[str, str]] = {"web": {TAP: MAC}}
-        self.programs: List[Any] = []
+        self.nics: dict[str, dict[str, str]] = {"web": {TAP: MAC}}
+        self.programs: list[Any] = []
         (root / "devices").mkdir()
 
     def start(self, device: str = TAP) -> int:
@@ -69,17 +70,17 @@ class Host:
         (self.root / "devices" / device).touch()
         return nftables._make_tap(device)
 
-    def apply(self, *acls: Any, check: bool = False) -> List[Any]:
+    def apply(self, *acls: Any, check: bool = False) -> list[Any]:
         result = run(OnlyPortAcls(), Request(Document.parse({"port_acls": list(acls)}), check=check))
         return [(change["action"], change["key"], tuple(change["fields"])) for change in result["changes"]]
 
     @property
-    def files(self) -> List[str]:
+    def files(self) -> list[str]:
         folder = self.root / "acls"
         return sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
 
     @property
-    def chains(self) -> List[str]:
+    def chains(self) -> list[str]:
         listing = nftables.list_table(*PORT_TABLE) or []
         return [entry["chain"]["name"] for entry in listing if "chain" in entry]
 
@@ -102,12 +103,12 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 @pytest.fixture
 def in_kernel() -> Callable[[Callable[[], Any]], Any]:
     def enter(work: Callable[[], Any]) -> Any:
-        outcome: Dict[str, Any] = {}
+        outcome: dict[str, Any] = {}
 
         def guarded() -> bool:
             try:
                 outcome["result"] = work()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - carried out of the thread
                 outcome["error"] = error
             return True
 
@@ -277,7 +278,9 @@ def test_prepared_acl_is_there_before_the_vm(host: Host, in_kernel: Any) -> None
 
 def test_nic_without_a_fixed_device_is_refused(host: Host, in_kernel: Any) -> None:
     host.nics["web"] = {"vnet3": MAC}
-    with pytest.raises(ValidateError, match=r"port_acl\['web/eth0'\].nic: VM 'web' gives this NIC no fixed device name"):
+    with pytest.raises(
+        ValidateError, match=r"port_acl\['web/eth0'\].nic: VM 'web' gives this NIC no fixed device name"
+    ):
         in_kernel(lambda: host.apply(ACL))
     host.nics.clear()
     with pytest.raises(ApplyError, match="VM 'web' shows no NIC 'eth0'"):
@@ -337,9 +340,7 @@ def test_hook_applies_what_belongs_to_the_vm(host: Host, hook: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("operation", "phase"), [("prepare", "begin"), ("started", "begin"), ("stopped", "end")])
-def test_hook_leaves_other_operations_alone(
-    host: Host, hook: Any, tmp_path: Path, operation: str, phase: str
-) -> None:
+def test_hook_leaves_other_operations_alone(host: Host, hook: Any, tmp_path: Path, operation: str, phase: str) -> None:
     port_acl_module.StoredAcl(PortAcl.parse(ACL).complete(None), MAC).save()
     assert hook("web", operation, phase).returncode == 0
     assert not (tmp_path / "log").exists()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from typing import Any, Dict, Set
+from typing import Any
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.firewall import PortAcl
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.nftables_rules import port_acl_commands
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports import nftables
@@ -33,7 +34,7 @@ done
 def on_bridge() -> Callable[..., Any]:
     kernel_nftables.require()
 
-    def run(acl: Dict[str, Any], work: Callable[[], Any]) -> Any:
+    def run(acl: dict[str, Any], work: Callable[[], Any]) -> Any:
         complete = PortAcl.parse({"vm": "v", "nic": "n", **acl}).complete(None)
 
         def inside() -> Any:
@@ -49,7 +50,7 @@ def on_bridge() -> Callable[..., Any]:
 LIMITS = {"allowed_ipv4": [VM4], "allowed_ipv6": [VM6]}
 
 
-def send_all(tags: Any = ()) -> Set[str]:
+def send_all(tags: Any = ()) -> set[str]:
     return frames.exchange("vm", "peer", frames.from_vm_frames(tags)[0])
 
 
@@ -91,17 +92,21 @@ def test_without_guards_everything_passes(on_bridge: Any) -> None:
     ],
     ids=["mac", "dhcp", "router"],
 )
-def test_each_guard_drops_what_it_is_for_and_no_more(on_bridge: Any, acl: Any, dropped: Set[str]) -> None:
+def test_each_guard_drops_what_it_is_for_and_no_more(on_bridge: Any, acl: Any, dropped: set[str]) -> None:
     assert set(frames.from_vm_frames()[0]) - on_bridge(acl, send_all) == dropped
 
 
 def test_rules_hold_in_their_order_and_direction(on_bridge: Any) -> None:
-    def packet(source4: str, source6: str, target4: str, target6: str, port: int) -> Dict[str, bytes]:
+    def packet(source4: str, source6: str, target4: str, target6: str, port: int) -> dict[str, bytes]:
         to_vm = source4 != VM4
         ends = {"source": PEER_MAC, "target": VM_MAC} if to_vm else {"source": VM_MAC, "target": PEER_MAC}
         return {
-            f"4 {source4} {target4} {port}": frames.ethernet(IP4, frames.ipv4(source4, target4, TCP, frames.tcp(9, port)), **ends),
-            f"6 {source6} {target6} {port}": frames.ethernet(IP6, frames.ipv6(source6, target6, TCP, frames.tcp(9, port)), **ends),
+            f"4 {source4} {target4} {port}": frames.ethernet(
+                IP4, frames.ipv4(source4, target4, TCP, frames.tcp(9, port)), **ends
+            ),
+            f"6 {source6} {target6} {port}": frames.ethernet(
+                IP6, frames.ipv6(source6, target6, TCP, frames.tcp(9, port)), **ends
+            ),
         }
 
     towards = {
@@ -114,12 +119,23 @@ def test_rules_hold_in_their_order_and_direction(on_bridge: Any) -> None:
         ),
         "udp": frames.ethernet(IP4, frames.ipv4(PEER4, VM4, UDP, frames.udp(9, 22)), source=PEER_MAC, target=VM_MAC),
     }
-    away = {**packet(VM4, VM6, PEER4, PEER6, 25), **packet(VM4, VM6, PEER4, PEER6, 443), **packet(VM4, VM6, OTHER4, OTHER6, 25)}
+    away = {
+        **packet(VM4, VM6, PEER4, PEER6, 25),
+        **packet(VM4, VM6, PEER4, PEER6, 443),
+        **packet(VM4, VM6, OTHER4, OTHER6, 25),
+    }
     acl = {
         "default_inbound": "deny",
         "rules": [
             {"name": "z", "action": "allow", "protocol": "tcp", "ports": ["22"], "remotes": [PEER4, PEER6]},
-            {"name": "m", "direction": "outbound", "action": "allow", "protocol": "tcp", "ports": ["25"], "remotes": [OTHER4, OTHER6]},
+            {
+                "name": "m",
+                "direction": "outbound",
+                "action": "allow",
+                "protocol": "tcp",
+                "ports": ["25"],
+                "remotes": [OTHER4, OTHER6],
+            },
             {"name": "a", "direction": "outbound", "protocol": "tcp", "ports": ["20-30"]},
         ],
     }
