@@ -45,9 +45,11 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
     ],
 )
 def test_an_exception_becomes_the_one_of_its_phase(library: Library, code: int, domain: int, kind: type) -> None:
-    with pytest.raises(kind, match="VM 'a' cannot be started: out of luck today") as caught:
-        with session.translated("VM 'a' cannot be started"):
-            raise libvirtError("out of luck\n  today", code, domain)
+    with (
+        pytest.raises(kind, match="VM 'a' cannot be started: out of luck today") as caught,
+        session.translated("VM 'a' cannot be started"),
+    ):
+        raise libvirtError("out of luck\n  today", code, domain)
     assert type(caught.value) is kind
 
 
