@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime
 import io
 import json
 import os
@@ -268,6 +269,15 @@ def source_words(source: str) -> str:
     return f"{CATALOGUES.get(catalogue, catalogue)} {number}".strip()
 
 
+def moment_words(moment: str) -> str:
+    """Return date and time (ISO 8601) as they are shown to people."""
+    try:
+        parsed = datetime.datetime.fromisoformat(moment)
+    except ValueError:
+        return moment  # of a report that somebody has edited
+    return parsed.astimezone(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def _sections(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the rules by what became of them, the worst first."""
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
@@ -295,7 +305,7 @@ def render_html(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["source"] = source_words
+    environment.filters.update(source=source_words, moment=moment_words)
     package = resources.files("ansible_collections.bareforge.hypervisor")
     text = (package / "plugins" / "plugin_utils" / "hardening_report.html.j2").read_text(encoding="utf-8")
     sections = _sections(report["rules"])

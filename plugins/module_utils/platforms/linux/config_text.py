@@ -72,8 +72,8 @@ class LibvirtFormat(ConfigFormat):
             return None
         value = match.group("value")
         if value.startswith("["):
-            inner = "\n".join(line.split("#")[0] if '"' not in line else line for line in value[1:-1].split("\n"))
-            return tuple(first or second for first, second in re.findall(r"""(?:"([^"\n]*)"|'([^'\n]*)')""", inner))
+            elements = re.findall(r"""#[^\n]*|"[^"\n]*"|'[^'\n]*'""", value)
+            return tuple(element[1:-1] for element in elements if not element.startswith("#"))
         return value[1:-1] if value[0] in "\"'" else value
 
     def put(self, text: str, key: str, value: Any) -> str:

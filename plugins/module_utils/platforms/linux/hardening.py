@@ -38,6 +38,8 @@ from .settings import LINUX_SETTINGS, ConfigFileSetting, FilePermissions, Kernel
 
 SSHD_CONFIG = "/etc/ssh/sshd_config"
 SSH_UNIT = "ssh.service"
+CANDIDATE = "/run/bareforge-sshd-candidate"
+"""Where a configuration lies while the SSH server looks at it."""
 
 
 class DropIn(NamedTuple):
@@ -180,7 +182,7 @@ class WriteSshdFile(WriteFile):
     def _complaint(content: bytes) -> Optional[str]:
         """Return what the SSH server says against a configuration in which the content counts first, or None."""
         base = read_bytes(SSHD_CONFIG) or b""
-        path = "/run/bareforge-sshd-candidate"
+        path = CANDIDATE
         replace_file(path, content + b"\n" + base, 0o600)
         try:
             result = run_program([SSHD, "-t", "-f", path])
@@ -198,7 +200,7 @@ class WriteSysctl(LinuxStep):
     def carry_out(self, state: SavedState) -> Dict[str, str]:
         """Make the change."""
         with open(self.target, "w", encoding="ascii") as file:
-            file.write(self.value)
+            file.write(f"{self.value}\n")
         return {}
 
 
@@ -230,11 +232,16 @@ class RunSystemctl(LinuxStep):
 
     def carry_out(self, state: SavedState) -> Dict[str, str]:
         """Make the change."""
-        for verb in self.verbs:
-            run_or_fail(["systemctl", verb, "--", self.target])
+        if self.part != "pending" or self._exists():
+            for verb in self.verbs:
+                run_or_fail(["systemctl", verb, "--", self.target])
         if self.part == "pending":
             state.parts["pending"].pop(self.key, None)
         return {}
+
+    def _exists(self) -> bool:
+        """Return whether the unit is there: it may have gone since its restart became due."""
+        return "not-found" not in run_or_fail(["systemctl", "show", "--property=LoadState", "--", self.target]).stdout
 
 
 @dataclass

@@ -98,8 +98,8 @@ class SavedState:
 
     PARTS = ("files", "permissions", "sysctls", "units", "modules", "pending")
 
-    def __init__(self, directory: str = DIRECTORY) -> None:
-        self.directory = directory
+    def __init__(self, directory: Optional[str] = None) -> None:
+        self.directory = directory or DIRECTORY
         self.parts: Dict[str, Dict[str, Any]] = {part: {} for part in self.PARTS}
 
     @property
