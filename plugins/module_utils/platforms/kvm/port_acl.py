@@ -68,16 +68,20 @@ def folder_of(vm: str) -> str:
 class StoredAcl:
     """An ACL as it is kept on the host.
 
-    acl: what was asked, complete. mac: the address of the NIC that it was made for. commands: what puts it in force.
+    acl: what was asked, complete. commands: what puts it in force.
     """
 
-    def __init__(self, acl: PortAcl, mac: str, commands: Optional[Sequence[nftables.Command]] = None) -> None:
+    def __init__(self, acl: PortAcl, commands: Sequence[nftables.Command]) -> None:
         self.acl = acl
-        self.mac = mac
+        self.commands = list(commands)
         self.vm = str(acl.vm)
         self.nic = str(acl.nic)
         self.device = tap_name(self.vm, self.nic)
-        self.commands = list(port_acl_commands(acl, mac, self.device) if commands is None else commands)
+
+    @classmethod
+    def made_for(cls, acl: PortAcl, mac: str) -> StoredAcl:
+        """Return an ACL as it is to be kept for a NIC with an address."""
+        return cls(acl, port_acl_commands(acl, mac, tap_name(str(acl.vm), str(acl.nic))))
 
     @property
     def _path(self) -> str:
@@ -91,7 +95,7 @@ class StoredAcl:
             return None
         try:
             kept = data["bareforge"]
-            return cls(PortAcl.parse(kept["port_acl"]), str(kept["mac"]), data["nftables"])
+            return cls(PortAcl.parse(kept["port_acl"]), data["nftables"])
         except (KeyError, TypeError, ValidateError) as error:
             raise ReadError(
                 f"{path} is not what was written there: {error}", "Remove the file and run again"
@@ -100,12 +104,12 @@ class StoredAcl:
     def save(self) -> None:
         """Keep it. Raises ApplyError."""
         write_json(f"{self._path}{REMOVE_SUFFIX}", nftables.document(port_acl_removal(self.device)))
-        kept = {"port_acl": self.acl.to_document(), "mac": self.mac}
+        kept = {"port_acl": self.acl.to_document()}
         write_json(f"{self._path}{APPLY_SUFFIX}", {"bareforge": kept, **nftables.document(self.commands)})
 
     def is_whole(self, mac: str) -> bool:
         """Return whether the file still says what follows from the ACL and the NIC's present address."""
-        return self.mac == mac and self.commands == port_acl_commands(self.acl, mac, self.device)
+        return self.commands == port_acl_commands(self.acl, mac, self.device)
 
     def is_running(self) -> bool:
         """Return whether the tap device is there, which it is exactly as long as the VM runs."""
@@ -271,7 +275,7 @@ class KvmPortAcl(Interface):
         mac = nics.get(tap_name(str(acl.vm), str(acl.nic)))
         if mac is None:
             raise ApplyError(f"{acl.place.text}: VM {acl.vm!r} shows no NIC {acl.nic!r}")
-        stored = StoredAcl(acl, mac)
+        stored = StoredAcl.made_for(acl, mac)
         stored.put_in_force()
         stored.save()
 
@@ -294,7 +298,7 @@ class KvmPortAcl(Interface):
         for one in stored:
             mac = nics.get(one.vm, {}).get(one.device)
             if mac is not None and not (one.is_whole(mac) and intact.get(one.device, True)):
-                present = StoredAcl(one.acl, mac)
+                present = StoredAcl.made_for(one.acl, mac)
                 present.put_in_force()
                 present.save()
 
@@ -309,7 +313,7 @@ class KvmPortAcl(Interface):
             for nic in vm.nics or ():
                 if nic.name == acl.nic:
                     install_hook()
-                    StoredAcl(acl, nic.mac or mac_address(str(vm.name), str(nic.name))).save()
+                    StoredAcl.made_for(acl, nic.mac or mac_address(str(vm.name), str(nic.name))).save()
 
     def recover(self) -> None:
         """Remove what is left of ACLs whose VM or NIC is gone. Raises ApplyError, ReadError."""

@@ -287,7 +287,7 @@ def test_nic_without_a_fixed_device_is_refused(host: Host, in_kernel: Any) -> No
         in_kernel(lambda: host.apply(ACL))
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"bareforge": {"port_acl": {"vm": 1}, "mac": ""}, "nftables": []}'])
+@pytest.mark.parametrize("content", ["{", "{}", '{"bareforge": {"port_acl": {"vm": 1}}, "nftables": []}'])
 def test_file_that_is_not_ours_is_named(host: Host, in_kernel: Any, content: str) -> None:
     in_kernel(lambda: host.apply(ACL))
     path = Path(folder_of("web")) / f"{TAP}.apply.json"
@@ -331,7 +331,7 @@ NAMES = ["web", "a b", "$(reboot)", "-e", "\u00fc/..", "*", "'\""]
 def test_hook_applies_what_belongs_to_the_vm(host: Host, hook: Any, tmp_path: Path, name: str) -> None:
     for vm in (name, "other"):
         acl = PortAcl.parse({**ACL, "vm": vm}).complete(None)
-        port_acl_module.StoredAcl(acl, MAC).save()
+        port_acl_module.StoredAcl.made_for(acl, MAC).save()
     path = f"{folder_of(name)}/{tap_name(name, 'eth0')}"
     assert hook(name, "start", "begin").returncode == 0
     assert (tmp_path / "log").read_text().splitlines() == [f"{path}.apply.json"]
@@ -341,7 +341,7 @@ def test_hook_applies_what_belongs_to_the_vm(host: Host, hook: Any, tmp_path: Pa
 
 @pytest.mark.parametrize(("operation", "phase"), [("prepare", "begin"), ("started", "begin"), ("stopped", "end")])
 def test_hook_leaves_other_operations_alone(host: Host, hook: Any, tmp_path: Path, operation: str, phase: str) -> None:
-    port_acl_module.StoredAcl(PortAcl.parse(ACL).complete(None), MAC).save()
+    port_acl_module.StoredAcl.made_for(PortAcl.parse(ACL).complete(None), MAC).save()
     assert hook("web", operation, phase).returncode == 0
     assert not (tmp_path / "log").exists()
 
@@ -353,7 +353,7 @@ def test_hook_leaves_other_vms_alone(host: Host, hook: Any, tmp_path: Path) -> N
 
 def test_vm_whose_acl_cannot_be_put_in_force_does_not_start(host: Host, hook: Any, tmp_path: Path) -> None:
     for nic in ("eth0", "eth1"):
-        port_acl_module.StoredAcl(PortAcl.parse({**ACL, "nic": nic}).complete(None), MAC).save()
+        port_acl_module.StoredAcl.made_for(PortAcl.parse({**ACL, "nic": nic}).complete(None), MAC).save()
     assert hook("web", "start", "begin", TAP).returncode == 1
     assert len((tmp_path / "log").read_text().splitlines()) == 2
 
