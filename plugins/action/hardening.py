@@ -63,7 +63,7 @@ class ActionModule(HypervisorAction):
         }
         if arguments.get("mode") == ENFORCE:
             self._check_login(arguments, checked, variables)
-        today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
         return {**arguments, "profile": {"data": data, "today": today}}
 
     def _check_login(self, arguments: Mapping[str, Any], checked: CheckedProfile, variables: Mapping[str, Any]) -> None:
@@ -74,7 +74,11 @@ class ActionModule(HypervisorAction):
         for check in select(checked, arguments.get("rules") or (), arguments.get("tags") or ()):
             setting = check.rule.setting or {}
             keyword = str(setting.get("keyword", "")).lower()
-            if setting.get("kind") == "sshd_setting" and keyword == "passwordauthentication" and check.id not in excepted:
+            if (
+                setting.get("kind") == "sshd_setting"
+                and keyword == "passwordauthentication"
+                and check.id not in excepted
+            ):
                 raise ValidateError(
                     [
                         Problem(
@@ -98,7 +102,7 @@ class ActionModule(HypervisorAction):
         if arguments.get("report") and not self._task.check_mode:
             prefix = Path(self._loader.path_dwim(str(arguments["report"])))
             formats = arguments.get("formats") or self.definition.own["formats"].default
-            now = datetime.datetime.now(datetime.timezone.utc)
+            now = datetime.datetime.now(datetime.UTC)
             report = build_report(result, host, now.isoformat(timespec="seconds"))
             try:
                 result["reports"] = write_reports(prefix, formats, report)

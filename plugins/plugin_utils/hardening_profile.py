@@ -33,6 +33,7 @@ NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 MAXIMUM_SIZE = 4 * 1024 * 1024
 MAXIMUM_DEPTH = 20
 OWN_FIELDS = ("extends", "without")
+SCALARS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "str"))
 
 
 class ProfileLoader(yaml.SafeLoader):
@@ -79,7 +80,9 @@ class ProfileSource:
 
     def complain(self, problem: Problem) -> Problem:
         """Return a problem with file and line in front of its path."""
-        return Problem(f"{self.locate(problem.path)}: {problem.path}" if problem.path else f"{self.name}:1", problem.message)
+        return Problem(
+            f"{self.locate(problem.path)}: {problem.path}" if problem.path else f"{self.name}:1", problem.message
+        )
 
 
 def read_source(text: str, name: str) -> ProfileSource:
@@ -91,13 +94,12 @@ def read_source(text: str, name: str) -> ProfileSource:
     if len(text) > MAXIMUM_SIZE:
         raise ValidateError([Problem(name, f"is longer than {MAXIMUM_SIZE} characters")])
     loader = ProfileLoader(text)
-    problems: list[Problem] = []
-    lines: dict[str, int] = {}
     try:
         node = loader.get_single_node()
+        reader = _Reader(loader, name)
         if not isinstance(node, yaml.MappingNode):
             raise ValidateError([Problem(f"{name}:1", "a profile is a mapping")])
-        data = _construct(loader, node, Place(), lines, problems, name, 0)
+        data = reader.read(node, Place(), 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -106,45 +108,58 @@ def read_source(text: str, name: str) -> ProfileSource:
         raise ValidateError([Problem(f"{name}:1", f"is not YAML: {str(error).splitlines()[0]}")]) from None
     finally:
         loader.dispose()
-    if problems:
-        raise ValidateError(problems)
-    return ProfileSource(name, data, lines)
+    if reader.problems:
+        raise ValidateError(reader.problems)
+    return ProfileSource(name, data, reader.lines)
 
 
-def _construct(
-    loader: ProfileLoader, node: yaml.Node, place: Place, lines: dict[str, int], problems: list[Problem], name: str, depth: int
-) -> Any:
-    """Return the plain data of a node and note the line of everything in it."""
-    line = node.start_mark.line + 1
-    lines.setdefault(place.text, line)
-    if depth > MAXIMUM_DEPTH:
-        problems.append(Problem(f"{name}:{line}: {place.text}", "is nested too deeply"))
-        return None
-    if isinstance(node, yaml.MappingNode):
-        result: dict[Any, Any] = {}
+class _Reader:
+    """Turns YAML's nodes into plain data and notes the line of everything in it."""
+
+    def __init__(self, loader: ProfileLoader, name: str) -> None:
+        self.loader = loader
+        self.name = name
+        self.lines: dict[str, int] = {}
+        self.problems: list[Problem] = []
+        self.seen: set[int] = set()
+
+    def refuse(self, node: yaml.Node, place: Place, message: str) -> None:
+        path = f": {place.text}" if place.text else ""
+        self.problems.append(Problem(f"{self.name}:{node.start_mark.line + 1}{path}", message))
+
+    def read(self, node: yaml.Node, place: Place, depth: int) -> Any:
+        """Return the plain data of a node."""
+        self.lines.setdefault(place.text, node.start_mark.line + 1)
+        if depth > MAXIMUM_DEPTH:
+            return self.refuse(node, place, "is nested too deeply")
+        if id(node) in self.seen:
+            # Aliases of aliases make a small file endless.
+            return self.refuse(node, place, "is used again by an alias, which is not allowed in a profile")
+        self.seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, place, depth)
+        if isinstance(node, yaml.SequenceNode):
+            elements = []
+            for number, element in enumerate(node.value):
+                self.lines.setdefault(place.item(number).text, element.start_mark.line + 1)
+                elements.append(self.read(element, place.item(_label(element) or number), depth + 1))
+            return elements
+        if node.tag not in SCALARS:
+            return self.refuse(node, place, f"tag {show(node.tag)} is not allowed")
+        return self.loader.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, place: Place, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
-            where = f"{name}:{key_node.start_mark.line + 1}: {place.text}"
-            if not isinstance(key, str) or key == "<<":
-                problems.append(Problem(where, f"{show(key)} is not allowed as a field; allowed is a text"))
+            if key_node.tag != "tag:yaml.org,2002:str":
+                self.refuse(key_node, place, "has a field whose name is no text; put the name in quotes")
                 continue
+            key = str(key_node.value)
             if key in result:
-                problems.append(Problem(where, f"{show(key)} is said twice"))
-            inner = place.field(key)
-            lines.setdefault(inner.text, key_node.start_mark.line + 1)
-            result[key] = _construct(loader, value_node, inner, lines, problems, name, depth + 1)
+                self.refuse(key_node, place, f"{show(key)} is said twice")
+            self.lines.setdefault(place.field(key).text, key_node.start_mark.line + 1)
+            result[key] = self.read(value_node, place.field(key), depth + 1)
         return result
-    if isinstance(node, yaml.SequenceNode):
-        elements = []
-        for number, element in enumerate(node.value):
-            inner = place.item(_label(element) or number)
-            lines.setdefault(place.item(number).text, element.start_mark.line + 1)
-            elements.append(_construct(loader, element, inner, lines, problems, name, depth + 1))
-        return elements
-    if not node.tag.startswith("tag:yaml.org,2002:"):
-        problems.append(Problem(f"{name}:{line}: {place.text}", f"tag {show(node.tag)} is not allowed"))
-        return None
-    return loader.construct_object(node)
 
 
 def _label(node: yaml.Node) -> str | None:
@@ -165,7 +180,11 @@ def profile_text(reference: str, platform: str, folder: Path) -> tuple[str, str,
     """
     if "/" not in reference and not reference.endswith((".yml", ".yaml")):
         shipped = resources.files(COLLECTION) / "profiles" / platform
-        known = sorted(entry.name[:-4] for entry in shipped.iterdir() if entry.name.endswith(".yml")) if shipped.is_dir() else []
+        known = (
+            sorted(entry.name[:-4] for entry in shipped.iterdir() if entry.name.endswith(".yml"))
+            if shipped.is_dir()
+            else []
+        )
         if not NAME.fullmatch(reference) or reference not in known:
             raise ValidateError(
                 [
@@ -186,7 +205,9 @@ def profile_text(reference: str, platform: str, folder: Path) -> tuple[str, str,
         raise ValidateError([Problem("profile", f"{path} cannot be read: {reason}")]) from None
 
 
-def load_profile(reference: str, platform: str, target: type[HardeningTarget], folder: Path) -> tuple[dict[str, Any], CheckedProfile]:
+def load_profile(
+    reference: str, platform: str, target: type[HardeningTarget], folder: Path
+) -> tuple[dict[str, Any], CheckedProfile]:
     """Return the plain data of a profile, with those that it extends worked in, and the profile found valid.
 
     reference, folder: as in `profile_text`. platform, target: the platform, and what it brings to hardening.
@@ -218,7 +239,12 @@ def _sources(reference: str, platform: str, folder: Path) -> list[ProfileSource]
             return sources
         if not isinstance(reference, str):
             raise ValidateError(
-                [Problem(f"{sources[-1].locate('extends')}: extends", f"{show(reference)} is not allowed; allowed is a profile")]
+                [
+                    Problem(
+                        f"{sources[-1].locate('extends')}: extends",
+                        f"{show(reference)} is not allowed; allowed is a profile",
+                    )
+                ]
             )
 
 

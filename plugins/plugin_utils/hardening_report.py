@@ -275,7 +275,7 @@ def moment_words(moment: str) -> str:
         parsed = datetime.datetime.fromisoformat(moment)
     except ValueError:
         return moment  # of a report that somebody has edited
-    return parsed.astimezone(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return parsed.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _sections(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -146,7 +146,9 @@ def _judge(check: Check, survey: Survey, exceptions: Sequence[RuleException], to
         if now or later:
             outcome.status = FAIL
         if later:
-            outcome.notes.append(f"after the next start: {show_values({place: finding.later[place] for place in later})}")
+            outcome.notes.append(
+                f"after the next start: {show_values({place: finding.later[place] for place in later})}"
+            )
     if outcome.status in (FAIL, ERROR):
         own = [exception for exception in exceptions if exception.rule == check.id]
         valid = [exception for exception in own if not exception.has_expired(today)]
@@ -161,9 +163,7 @@ def _judge(check: Check, survey: Survey, exceptions: Sequence[RuleException], to
 
 
 def _unsatisfied(check: Check, values: Mapping[str, Mapping[str, Found]]) -> List[str]:
-    return [
-        place for place, found in values.items() if not check.expectation.satisfied(found, check.setting.types())
-    ]
+    return [place for place, found in values.items() if not check.expectation.satisfied(found, check.setting.types())]
 
 
 def show_values(values: Mapping[str, Mapping[str, Found]]) -> str:
@@ -171,7 +171,8 @@ def show_values(values: Mapping[str, Mapping[str, Found]]) -> str:
     places: Dict[str, List[str]] = {}
     for place, found in values.items():
         text = "; ".join(
-            f"{attribute}: {show_found(value)}" if attribute else show_found(value) for attribute, value in found.items()
+            f"{attribute}: {show_found(value)}" if attribute else show_found(value)
+            for attribute, value in found.items()
         )
         places.setdefault(text, []).append(place)
     if list(places.values()) == [[""]]:
@@ -236,9 +237,7 @@ def _enforce(
 def _finished(result: Plain, outcomes: Sequence[Outcome]) -> Plain:
     broken = [outcome for outcome in outcomes if outcome.status in (FAIL, ERROR)]
     if broken:
-        words = "; ".join(
-            f"{outcome.check.id} ({outcome.message or f'found {outcome.found}'})" for outcome in broken
-        )
+        words = "; ".join(f"{outcome.check.id} ({outcome.message or f'found {outcome.found}'})" for outcome in broken)
         raise HardeningFailed(f"{len(broken)} of {len(outcomes)} rules could not be enforced: {words}", result)
     return result
 
@@ -301,7 +300,8 @@ def _result(target: HardeningTarget, order: Order, outcomes: Sequence[Outcome], 
         "rules": rules,
         "score": score(rules),
         "changes": [
-            {"action": step.summary, "target": step.target, "rules": list(step.rules)} for step in steps.steps
+            {"action": step.summary, "target": step.target, "rules": list(step.rules)}
+            for step in steps.steps
             if step.done or order.check
         ],
         "diff": [_diff(step) for step in steps.steps if step.done or order.check],

@@ -246,7 +246,9 @@ def parse_value(value: Any) -> Union[str, Tuple[str, ...]]:
 
 def _parse_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"{show(value)} is not allowed; allowed is a text or a whole number (put yes and no in quotes)")
+        raise ValueError(
+            f"{show(value)} is not allowed; allowed is a text or a whole number (put yes and no in quotes)"
+        )
     text = str(value)
     if len(text) > 4096 or not all(is_allowed_in_text(character) for character in text):
         raise ValueError(f"{show(value)} is not allowed; allowed is one line of text without invisible characters")

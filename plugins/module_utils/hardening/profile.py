@@ -63,7 +63,9 @@ class RuleException(ModelObject):
 
     rule: Optional[str] = option(Value(IDENTIFIER), "The id of the rule.", required=True)
     reason: Optional[str] = option(
-        Value(Text(minimum=10, maximum=1000)), "Why it is not followed, in words that an auditor accepts.", required=True
+        Value(Text(minimum=10, maximum=1000)),
+        "Why it is not followed, in words that an auditor accepts.",
+        required=True,
     )
     expires: Optional[str] = option(
         Value(DateOrNever()),
@@ -106,10 +108,14 @@ class Rule(ModelObject):
     KIND = "rule"
 
     id: Optional[str] = option(Value(IDENTIFIER), "What tells it from other rules.", key=True)
-    title: Optional[str] = option(Value(Text(minimum=5, maximum=150)), "One sentence without a full stop.", required=True)
+    title: Optional[str] = option(
+        Value(Text(minimum=5, maximum=150)), "One sentence without a full stop.", required=True
+    )
     severity: Optional[str] = option(Value(Choice(*SEVERITIES)), "How bad it is to break it.", required=True)
     rationale: Optional[str] = option(
-        Value(Text(multiline=True, minimum=20, maximum=2000)), "What an attacker gains where it is broken.", required=True
+        Value(Text(multiline=True, minimum=20, maximum=2000)),
+        "What an attacker gains where it is broken.",
+        required=True,
     )
     sources: Optional[Sequence[str]] = option(
         Values(SOURCE, ordered=True, minimum=1), "Catalogues that ask for it, with their ids.", required=True
@@ -152,9 +158,13 @@ class Profile(ModelObject):
     )
     platform: Optional[str] = option(Value(IDENTIFIER), "The platform whose settings it reads.", required=True)
     title: Optional[str] = option(Value(Text(minimum=5, maximum=150)), "What it is, in a few words.", required=True)
-    description: Optional[str] = option(Value(Text(multiline=True, maximum=4000)), "What it is for and what it leaves out.")
+    description: Optional[str] = option(
+        Value(Text(multiline=True, maximum=4000)), "What it is for and what it leaves out."
+    )
     rules: Optional[Sequence[Rule]] = option(NestedList(Rule), "Its rules.", required=True)
-    exceptions: Optional[Sequence[RuleException]] = option(RuleExceptions(), "Rules that are deliberately not followed.")
+    exceptions: Optional[Sequence[RuleException]] = option(
+        RuleExceptions(), "Rules that are deliberately not followed."
+    )
 
 
 @dataclass(frozen=True)
@@ -323,7 +333,9 @@ def _parse_set(
         if len(value) > 1:
             problems.append(Problem(path.text, "by_hand stands alone: what people mend is not set"))
         if not isinstance(text, str) or not 5 <= len(text) <= 1000:
-            problems.append(Problem(path.field("by_hand").text, f"{show(text)} is not allowed; allowed is how to mend it"))
+            problems.append(
+                Problem(path.field("by_hand").text, f"{show(text)} is not allowed; allowed is how to mend it")
+            )
             return None, None
         return str(text), None
     write: Dict[str, Any] = {}
@@ -418,11 +430,16 @@ def select(checked: CheckedProfile, rules: Sequence[str], tags: Sequence[str]) -
     known_tags = {tag for check in checked.checks for tag in check.rule.tags or ()}
     for number, name in enumerate(rules):
         if name not in ids:
-            problems.append(Problem(f"rules[{number}]", f"{show(name)} is not a rule of profile {checked.profile.name}"))
+            problems.append(
+                Problem(f"rules[{number}]", f"{show(name)} is not a rule of profile {checked.profile.name}")
+            )
     for number, tag in enumerate(tags):
         if tag not in known_tags:
             problems.append(
-                Problem(f"tags[{number}]", f"{show(tag)} is not a tag of the profile; known are {', '.join(sorted(known_tags))}")
+                Problem(
+                    f"tags[{number}]",
+                    f"{show(tag)} is not a tag of the profile; known are {', '.join(sorted(known_tags))}",
+                )
             )
     if problems:
         raise ValidateError(problems)
@@ -431,5 +448,3 @@ def select(checked: CheckedProfile, rules: Sequence[str], tags: Sequence[str]) -
     return tuple(
         check for check in checked.checks if check.id in rules or any(tag in tags for tag in check.rule.tags or ())
     )
-
-

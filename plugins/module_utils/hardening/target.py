@@ -41,7 +41,7 @@ class Setting(ModelObject):
         """Return the setting as it is named to people, such as ``sysctl kernel.dmesg_restrict``."""
         raise NotImplementedError
 
-    def check_wanted(self, attribute: str, value: Found) -> Optional[str]:
+    def check_wanted(self, attribute: str, value: Any) -> Optional[str]:
         """Return why a value cannot be written to this setting, or None where it can."""
         return None
 
@@ -80,7 +80,7 @@ class Finding:
     later: Dict[str, Dict[str, Found]] = field(default_factory=dict)
 
     @classmethod
-    def single(cls, value: Found) -> "Finding":
+    def single(cls, value: Found) -> Finding:
         """Return the finding of a setting that is a single value."""
         return cls({"": {"": value}})
 
@@ -188,4 +188,3 @@ class HardeningTarget:
 def known_settings(target: Type[HardeningTarget]) -> Dict[str, Type[Setting]]:
     """Return the kinds of settings of a platform by name."""
     return {cls.NAME: cls for cls in target.SETTINGS}
-

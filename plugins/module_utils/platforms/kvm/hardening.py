@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, ContextManager, List, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, ClassVar, ContextManager, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 from ...engine.platform import Interface, Platform
 from ...errors import Problem
@@ -61,7 +61,7 @@ class LibvirtSetting(ConfigFileSetting):
     keyword: Optional[str] = option(
         Value(Pattern(r"[a-z][a-z0-9_]*", "a keyword such as security_driver")), "The keyword.", required=True
     )
-    default: Any = option(TextOrList(), "What counts where the file does not say it.")
+    default: Union[None, str, Tuple[str, ...]] = option(TextOrList(), "What counts where the file does not say it.")
 
     def types(self) -> Mapping[str, str]:
         """Return the type of the found value."""
@@ -81,8 +81,7 @@ class LibvirtSetting(ConfigFileSetting):
 
     def default_value(self) -> Found:
         """Return what counts where the file does not say it."""
-        value: Found = self.default
-        return value
+        return self.default
 
     def units(self) -> Sequence[str]:
         """Return the daemons that are restarted after a change if they run."""

@@ -14,9 +14,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from ...hardening.expectation import ABSENT, Found, as_number
 
-OWN_FILE_HEADER = (
-    "# Written by Bareforge hardening. Changes made here are lost; change the profile instead.\n"
-)
+OWN_FILE_HEADER = "# Written by Bareforge hardening. Changes made here are lost; change the profile instead.\n"
 
 
 class Assignment(NamedTuple):
@@ -42,7 +40,7 @@ class ConfigFormat:
         return None
 
 
-def _replace_or_append(text: str, pattern: "re.Pattern[str]", line: Optional[str]) -> str:
+def _replace_or_append(text: str, pattern: re.Pattern[str], line: Optional[str]) -> str:
     """Replace every match by a line, or comment it out where the line is None; append the line where nothing matches."""
     if pattern.search(text):
         if line is None:
@@ -62,7 +60,7 @@ class LibvirtFormat(ConfigFormat):
 
     VALUE = r"""(?:"[^"\n]*"|'[^'\n]*'|-?[0-9]+|\[[^\]]*\])"""
 
-    def _pattern(self, key: str) -> "re.Pattern[str]":
+    def _pattern(self, key: str) -> re.Pattern[str]:
         return re.compile(rf"(?m)^[ \t]*{re.escape(key)}[ \t]*=[ \t]*(?P<value>{self.VALUE})[ \t]*(?:#[^\n]*)?$")
 
     def get(self, text: str, key: str) -> Found:
@@ -99,7 +97,7 @@ class KeyValueFormat(ConfigFormat):
         self.separator = separator
         self._between = r"[ \t]*=[ \t]*" if separator.strip() else r"[ \t]+"
 
-    def _pattern(self, key: str) -> "re.Pattern[str]":
+    def _pattern(self, key: str) -> re.Pattern[str]:
         return re.compile(rf"(?m)^[ \t]*{re.escape(key)}{self._between}(?P<value>[^\n]*?)[ \t]*$")
 
     def get(self, text: str, key: str) -> Found:

@@ -92,7 +92,7 @@ def readable(content: Optional[bytes]) -> str:
     return "" if content is None else content.decode("utf-8", "replace")
 
 
-def run_or_fail(arguments: Sequence[str], timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+def run_or_fail(arguments: Sequence[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a program. Raises ApplyError with what it said where it fails."""
     result = run_program(arguments, timeout)
     if result.returncode:
@@ -188,7 +188,9 @@ class WriteSshdFile(WriteFile):
             result = run_program([SSHD, "-t", "-f", path])
         finally:
             os.unlink(path)
-        return f"sshd refuses it: {complaint_of(result).replace(path, 'the configuration')}" if result.returncode else None
+        return (
+            f"sshd refuses it: {complaint_of(result).replace(path, 'the configuration')}" if result.returncode else None
+        )
 
 
 @dataclass
@@ -359,7 +361,9 @@ class EnforcePlan:
         self.wanted = wanted
         self.before = SavedState().load()
         self.state = self.before.copy()
-        names = {unit for entry in wanted if isinstance(entry.setting, ConfigFileSetting) for unit in entry.setting.units()}
+        names = {
+            unit for entry in wanted if isinstance(entry.setting, ConfigFileSetting) for unit in entry.setting.units()
+        }
         readers_of_files = {f"unit {name}": Service(unit=name) for name in sorted(names)}
         self.reader = HostReader({**{entry.rule: entry.setting for entry in wanted}, **readers_of_files}, ())
         self.errors: Dict[str, str] = {}
@@ -460,8 +464,14 @@ class EnforcePlan:
                 self._record("sysctls", relative, {"value": current.strip()}, entry.rule)
             self.settings.append(
                 WriteSysctl(
-                    (entry.rule,), f"set {text_of.sysctl_name(relative)} to {value}", path, f"{current.strip()}\n", f"{value}\n",
-                    part="sysctls", key=relative, value=value,
+                    (entry.rule,),
+                    f"set {text_of.sysctl_name(relative)} to {value}",
+                    path,
+                    f"{current.strip()}\n",
+                    f"{value}\n",
+                    part="sysctls",
+                    key=relative,
+                    value=value,
                 )
             )
 
@@ -491,17 +501,26 @@ class EnforcePlan:
             path = place or str(setting.path)
             attributes = _attributes(path)
             try:
-                numbers = {"uid": _number("owner", values.get("owner")), "gid": _number("group", values.get("group"))}
+                uid, gid = _number("owner", values.get("owner")), _number("group", values.get("group"))
             except KeyError as error:
                 self.errors[entry.rule] = f"{path}: there is no user or group {error.args[0]}"
                 continue
             if not entry.keep:
-                self._record("permissions", path, {name: attributes[name] for name in ("mode", "uid", "gid")}, entry.rule)
+                self._record(
+                    "permissions", path, {name: attributes[name] for name in ("mode", "uid", "gid")}, entry.rule
+                )
             mode = int(values["mode"], 8) if "mode" in values else None
             words = ", ".join(f"{name} {value}" for name, value in values.items())
             self.settings.append(
                 SetPermissions(
-                    (entry.rule,), f"set {words} of {path}", path, part="permissions", key=path, mode=mode, **numbers
+                    (entry.rule,),
+                    f"set {words} of {path}",
+                    path,
+                    part="permissions",
+                    key=path,
+                    mode=mode,
+                    uid=uid,
+                    gid=gid,
                 )
             )
 
@@ -685,7 +704,9 @@ class RevertPlan:
         for unit in self.before.parts["files"][path].get("units", ()):
             self.actions.setdefault(unit, ("try-restart", []))[1].extend(rules)
 
-    def _steps(self, part: str, step_for: Callable[[str, Mapping[str, Any], Tuple[str, ...]], Optional[LinuxStep]]) -> List[LinuxStep]:
+    def _steps(
+        self, part: str, step_for: Callable[[str, Mapping[str, Any], Tuple[str, ...]], Optional[LinuxStep]]
+    ) -> List[LinuxStep]:
         steps: List[LinuxStep] = []
         for key, entry in list(self.state.parts[part].items()):
             leaving = self._leaving(entry["rules"])
@@ -706,8 +727,14 @@ class RevertPlan:
         if current is None or current.split() == value.split():
             return None
         return WriteSysctl(
-            rules, f"set {text_of.sysctl_name(key)} back to {value}", path, f"{current.strip()}\n", f"{value}\n",
-            part="sysctls", key=key, value=value,
+            rules,
+            f"set {text_of.sysctl_name(key)} back to {value}",
+            path,
+            f"{current.strip()}\n",
+            f"{value}\n",
+            part="sysctls",
+            key=key,
+            value=value,
         )
 
     @staticmethod
@@ -718,8 +745,14 @@ class RevertPlan:
         if all(current[name] == entry[name] for name in ("mode", "uid", "gid")):
             return None
         return SetPermissions(
-            rules, f"set mode {entry['mode']:04o}, uid {entry['uid']} and gid {entry['gid']} of {key} back", key,
-            part="permissions", key=key, mode=entry["mode"], uid=entry["uid"], gid=entry["gid"],
+            rules,
+            f"set mode {entry['mode']:04o}, uid {entry['uid']} and gid {entry['gid']} of {key} back",
+            key,
+            part="permissions",
+            key=key,
+            mode=entry["mode"],
+            uid=entry["uid"],
+            gid=entry["gid"],
         )
 
     @staticmethod

@@ -40,7 +40,13 @@ from .settings import (
 
 PROC_SYS = "/proc/sys"
 SYSCTL_DIRECTORIES = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
-MODPROBE_DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+MODPROBE_DIRECTORIES = (
+    "/etc/modprobe.d",
+    "/run/modprobe.d",
+    "/usr/local/lib/modprobe.d",
+    "/usr/lib/modprobe.d",
+    "/lib/modprobe.d",
+)
 SSHD = "/usr/sbin/sshd"
 APPARMOR_PROFILES = "/sys/kernel/security/apparmor/profiles"
 
@@ -52,7 +58,7 @@ LINUX_CONDITIONS: Mapping[str, str] = {
 }
 
 
-def run_program(arguments: Sequence[str], timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+def run_program(arguments: Sequence[str], timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a program with an argument list and return what it printed.
 
     Raises ReadError where it is not there or does not end within `timeout` seconds.
@@ -75,7 +81,7 @@ def run_program(arguments: Sequence[str], timeout: float = 60) -> "subprocess.Co
         raise ReadError(f"{arguments[0]} did not end within {timeout:.0f} s") from None
 
 
-def complaint_of(result: "subprocess.CompletedProcess[str]") -> str:
+def complaint_of(result: subprocess.CompletedProcess[str]) -> str:
     """Return what a program that failed said, on one line."""
     lines = [line.strip() for line in (result.stderr or result.stdout).split("\n") if line.strip()]
     return "; ".join(lines[:3]) or f"exit status {result.returncode}"
@@ -121,9 +127,9 @@ def once(method: Method) -> Method:
                 self.__dict__[name] = (method(self), None)
             except (ReadError, OSError) as error:
                 self.__dict__[name] = (None, error)
-        value, error = self.__dict__[name]
-        if error is not None:
-            raise error
+        value, failure = self.__dict__[name]
+        if failure is not None:
+            raise failure
         return value
 
     return cast(Method, remembered)
@@ -200,7 +206,9 @@ class HostReader:
             at_start = self.sysctl_at_start(name)
             if at_start is not None and " ".join(at_start[0].split()) != finding.values[place][""]:
                 finding.later[place] = {"": " ".join(at_start[0].split())}
-                finding.notes.append(f"{at_start[1]} sets {text_of.sysctl_name(name)} to {at_start[0]} at the next start")
+                finding.notes.append(
+                    f"{at_start[1]} sets {text_of.sysctl_name(name)} to {at_start[0]} at the next start"
+                )
         if not finding.values:
             finding.missing = "this kernel has no such parameter"
         return finding

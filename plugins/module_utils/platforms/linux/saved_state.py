@@ -107,7 +107,7 @@ class SavedState:
         """The path of the state file."""
         return os.path.join(self.directory, "state.json")
 
-    def load(self) -> "SavedState":
+    def load(self) -> SavedState:
         """Read the saved state; it is empty where nothing was saved. Raises ReadError where it cannot be understood."""
         content = read_bytes(self.path)
         if content is not None:
@@ -120,7 +120,7 @@ class SavedState:
                 raise ReadError(f"{self.path} cannot be read: {error}") from None
         return self
 
-    def copy(self) -> "SavedState":
+    def copy(self) -> SavedState:
         """Return a copy that can be changed on its own."""
         other = SavedState(self.directory)
         other.parts = copy.deepcopy(self.parts)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Mapping, Optional, Sequence
+from typing import Any, ClassVar, Mapping, Optional, Sequence
 
 from ...hardening.expectation import ABSENT, LIST, MODE, TEXT, Found
 from ...hardening.target import Setting
@@ -22,7 +22,9 @@ UNIT = Pattern(
     "the name of a systemd unit with its ending, such as ssh.service",
 )
 PATH = Pattern(r"/(?!.*(^|/)\.\.?(/|$))[^\x00-\x1f*?\[\]]+", "an absolute path without . and ..")
-GLOB = Pattern(r"/(?!.*(^|/)\.\.?(/|$))[^\x00-\x1f\[\]]+", "an absolute path without . and .., in which * and ? stand for names")
+GLOB = Pattern(
+    r"/(?!.*(^|/)\.\.?(/|$))[^\x00-\x1f\[\]]+", "an absolute path without . and .., in which * and ? stand for names"
+)
 
 ALGORITHMS = (
     "ciphers",
@@ -47,18 +49,20 @@ REPEATED = (
 )
 
 
-def _only_text(value: Found) -> Optional[str]:
+def _only_text(value: Any) -> Optional[str]:
     return "must be one value" if isinstance(value, tuple) or value is ABSENT else None
 
 
 @dataclass(frozen=True)
 class Sysctl(Setting):
-    """A kernel parameter below /proc/sys: what it is now and what the files of sysctl.d will make it at the next start."""
+    """A kernel parameter below /proc/sys: what it is now, and what sysctl.d will make it at the next start."""
 
     NAME = "sysctl"
 
     parameter: Optional[str] = option(
-        Value(Pattern(r"[a-z][A-Za-z0-9_]*([./][A-Za-z0-9_*.:@-]+)+", "a kernel parameter such as kernel.kptr_restrict")),
+        Value(
+            Pattern(r"[a-z][A-Za-z0-9_]*([./][A-Za-z0-9_*.:@-]+)+", "a kernel parameter such as kernel.kptr_restrict")
+        ),
         "The parameter; C(*) stands for every network interface and the like, each of which must be as expected.",
         required=True,
     )
@@ -67,15 +71,13 @@ class Sysctl(Setting):
         """Return the setting as it is named to people."""
         return f"sysctl {self.parameter}"
 
-    def check_wanted(self, attribute: str, value: Found) -> Optional[str]:
+    def check_wanted(self, attribute: str, value: Any) -> Optional[str]:
         """Return why a value cannot be written."""
         return _only_text(value)
 
     def remedy(self, wanted: str) -> str:
         """Return how to set it by hand."""
-        return (
-            f"Set {self.parameter} to {wanted} in a file of /etc/sysctl.d that sorts behind the others, and run sysctl --system."
-        )
+        return f"Set {self.parameter} to {wanted} in a file of /etc/sysctl.d that sorts behind the others, and run sysctl --system."
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class SshdSetting(Setting):
         """Return the setting as it is named to people."""
         return f"sshd {self.keyword}"
 
-    def check_wanted(self, attribute: str, value: Found) -> Optional[str]:
+    def check_wanted(self, attribute: str, value: Any) -> Optional[str]:
         """Return why a value cannot be written."""
         if str(self.keyword).lower() in REPEATED:
             return "is a keyword that enforcing cannot set, since every line adds to it; say by_hand"
@@ -133,7 +135,7 @@ class FilePermissions(Setting):
         """Return the setting as it is named to people."""
         return f"permissions of {self.path}"
 
-    def check_wanted(self, attribute: str, value: Found) -> Optional[str]:
+    def check_wanted(self, attribute: str, value: Any) -> Optional[str]:
         """Return why a value cannot be written."""
         return _only_text(value)
 
@@ -160,7 +162,7 @@ class Service(Setting):
         """Return the setting as it is named to people."""
         return f"unit {self.unit}"
 
-    def check_wanted(self, attribute: str, value: Found) -> Optional[str]:
+    def check_wanted(self, attribute: str, value: Any) -> Optional[str]:
         """Return why a value cannot be written."""
         allowed = self.STATES if attribute == "state" else self.ACTIVITIES
         return None if value in allowed else f"{value!r} cannot be brought about; allowed is {', '.join(allowed)}"
@@ -196,13 +198,15 @@ class KernelModule(Setting):
 
     NAME = "kernel_module"
 
-    module: Optional[str] = option(Value(Pattern(PLAIN_WORD, "the name of a kernel module")), "The module.", required=True)
+    module: Optional[str] = option(
+        Value(Pattern(PLAIN_WORD, "the name of a kernel module")), "The module.", required=True
+    )
 
     def name(self) -> str:
         """Return the setting as it is named to people."""
         return f"kernel module {self.module}"
 
-    def check_wanted(self, attribute: str, value: Found) -> Optional[str]:
+    def check_wanted(self, attribute: str, value: Any) -> Optional[str]:
         """Return why a value cannot be written."""
         return None if value == "blocked" else "a module can only be set to blocked"
 
@@ -317,7 +321,7 @@ class ConfigFileSetting(Setting):
         """Return the setting as it is named to people."""
         return f"{self.key_in_file()} in {self.path_of_file()}"
 
-    def check_wanted(self, attribute: str, value: Found) -> Optional[str]:
+    def check_wanted(self, attribute: str, value: Any) -> Optional[str]:
         """Return why a value cannot be written."""
         return None if value is ABSENT else self.format().problem(value)
 
@@ -329,7 +333,9 @@ class FileSetting(ConfigFileSetting):
     NAME = "file_setting"
 
     path: Optional[str] = option(Value(PATH), "The file.", required=True)
-    keyword: Optional[str] = option(Value(Pattern(PLAIN_WORD, "a keyword of letters and digits")), "The keyword.", required=True)
+    keyword: Optional[str] = option(
+        Value(Pattern(PLAIN_WORD, "a keyword of letters and digits")), "The keyword.", required=True
+    )
     separator: Optional[str] = option(
         Value(Choice("space", "equals")), "What stands between keyword and value.", default="space"
     )

@@ -127,13 +127,21 @@ def test_what_is_wrong_is_named_with_what_is_allowed(expected, kind, message):
 def test_attributes_are_checked_by_name():
     problems: list[Problem] = []
     types = {"mode": MODE, "owner": TEXT}
-    assert parse_expectation({"mode": {"at_most": "0640"}, "own": {"equals": "root"}}, types, Path("e"), problems) is None
+    assert (
+        parse_expectation({"mode": {"at_most": "0640"}, "own": {"equals": "root"}}, types, Path("e"), problems) is None
+    )
     assert [str(problem) for problem in problems] == ["e.own: unknown; allowed are mode, owner"]
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "absent"), ("", "empty"), ((), "nothing"), (("a", "b"), "a, b"), ("a\x1b[31mb\u202e", "a\\x1b[31mb\\u202e")],
+    [
+        (None, "absent"),
+        ("", "empty"),
+        ((), "nothing"),
+        (("a", "b"), "a, b"),
+        ("a\x1b[31mb\u202e", "a\\x1b[31mb\\u202e"),
+    ],
 )
 def test_found_values_are_shown_without_anything_invisible(value, shown):
     assert show_found(value) == shown

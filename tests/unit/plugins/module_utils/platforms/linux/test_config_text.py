@@ -134,7 +134,9 @@ def test_sshd_output_and_drop_in():
 
 
 def test_modprobe_files():
-    assert parse_modprobe_file(modprobe_drop_in([Assignment("usb_storage", "blocked")])) == {"usb_storage": "/bin/false"}
+    assert parse_modprobe_file(modprobe_drop_in([Assignment("usb_storage", "blocked")])) == {
+        "usb_storage": "/bin/false"
+    }
     text = "blacklist a\n#install b /bin/true\ninstall usb-storage \\\n /bin/true\n"
     assert parse_modprobe_file(text) == {"usb_storage": "/bin/true"}
 
