@@ -31,10 +31,8 @@ def clean_up() -> None:
         host_tools.output("systemctl", "stop", f"bareforge-guard-{os.path.basename(path)}.timer", check=False)
         shutil.rmtree(path)
     host_tools.output("nft", "delete", "table", "inet", "bareforge", check=False)
-    host_tools.output(
-        *("rm", "-f", "/etc/bareforge/firewall.json", "/etc/systemd/system/bareforge-guard.service"),
-        "/etc/systemd/system/multi-user.target.wants/bareforge-guard.service",
-    )
+    units = glob.glob("/etc/systemd/system/**/bareforge-guard*", recursive=True)
+    host_tools.output("rm", "-f", "/etc/bareforge/firewall.json", *units)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +95,8 @@ def test_confirmed_change_stays(host: RealHost) -> None:
     assert f"bareforge-guard-{token}.timer" in host.run("systemctl", "list-timers", "--all")
     host.on_host(confirm, fresh=True, token=token)
     assert f"bareforge-guard-{token}" not in host.run("systemctl", "list-timers", "--all")
-    assert lasting(host) == []
+    assert lasting(host) == [f"/var/lib/bareforge/guard/{token}", f"/var/lib/bareforge/guard/{token}/confirmed"]
+    host.on_host(confirm, fresh=True, token=token)
     assert "log prefix" in host.run("nft", "list", "table", "inet", "bareforge")
 
 

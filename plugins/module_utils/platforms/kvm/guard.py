@@ -32,7 +32,6 @@ from .host_files import read_json, write_atomically, write_json
 from .nftables_rules import HOST_TABLE
 
 GUARD_FOLDER = "/var/lib/bareforge/guard"
-GUARD_UNIT = "bareforge-guard.service"
 GUARD_TARGET = "multi-user.target"
 CONFIRMED = "confirmed"
 _OVS_SOCKET = "/run/openvswitch/db.sock"
@@ -117,12 +116,14 @@ class KvmGuard(Guard):
         try:
             os.rename(os.path.join(folder, guard_undo.ARMED), os.path.join(folder, CONFIRMED))
         except FileNotFoundError:
-            raise GuardError(_why_not(folder, token)) from None
-        self._discard(token)
+            # The answer to the first confirmation may have been lost on its way.
+            if not _exists(folder, CONFIRMED):
+                raise GuardError(_why_not(folder, token)) from None
+        self._settle(token)
 
     def undo(self, token: str) -> None:
         folder = _checked_folder(token)
-        if not os.path.isdir(folder):
+        if not os.path.isdir(folder) or _exists(folder, CONFIRMED):
             raise GuardError(_why_not(folder, token))
         try:
             # In a session of its own, since the change may have cut the connection that this process lives by.
@@ -138,8 +139,6 @@ class KvmGuard(Guard):
         except (OSError, subprocess.TimeoutExpired) as error:
             raise GuardError(f"the undo could not be run: {error}") from error
         outcome = _outcome(folder)
-        if outcome is None and done.returncode == 0:
-            raise GuardError(_why_not(folder, token))
         if outcome is None:
             words = done.stderr.strip() or f"exit status {done.returncode}"
             raise GuardError(f"the undo broke off: {words}")
@@ -156,9 +155,9 @@ class KvmGuard(Guard):
         self._tidy()
         for token in _tokens():
             folder = _folder(token)
-            if os.path.exists(os.path.join(folder, guard_undo.ARMED)):
+            if _exists(folder, guard_undo.ARMED):
                 self._wait(token)
-            if os.path.exists(os.path.join(folder, guard_undo.UNDOING)) and _outcome(folder) is None:
+            if _exists(folder, guard_undo.UNDOING) and _outcome(folder) is None:
                 self.undo(token)
 
     def _wait(self, token: str) -> None:
@@ -195,7 +194,7 @@ class KvmGuard(Guard):
         plan = {
             "files": {"paths": paths, "saved": _save_files(folder, paths)},
             "commands": commands,
-            "clean_up": systemd.boot_unit_files(GUARD_UNIT, GUARD_TARGET),
+            "clean_up": systemd.boot_unit_files(_boot_unit_name(token), GUARD_TARGET),
         }
         write_json(os.path.join(folder, "plan.json"), plan)
         about = {"parts": list(parts), "timeout": timeout, "boot": _boot(), "until": _uptime() + timeout}
@@ -204,7 +203,7 @@ class KvmGuard(Guard):
     @staticmethod
     def _start_timer(folder: str, token: str, timeout: int) -> None:
         script = [*_interpreter(), os.path.join(folder, "undo.py")]
-        systemd.write_boot_unit(GUARD_UNIT, _boot_unit(script), GUARD_TARGET)
+        systemd.write_boot_unit(_boot_unit_name(token), _boot_unit(script), GUARD_TARGET)
         systemd.run_command(
             [
                 "systemd-run",
@@ -220,22 +219,39 @@ class KvmGuard(Guard):
         )
 
     @staticmethod
-    def _discard(token: str) -> None:
+    def _disarm(token: str) -> None:
         _stop_timer(token)
-        for path in systemd.boot_unit_files(GUARD_UNIT, GUARD_TARGET):
+        for path in systemd.boot_unit_files(_boot_unit_name(token), GUARD_TARGET):
             if os.path.lexists(path):
                 os.unlink(path)
+
+    def _discard(self, token: str) -> None:
+        self._disarm(token)
         shutil.rmtree(_folder(token), ignore_errors=True)
 
+    def _settle(self, token: str) -> None:
+        """Remove all of a confirmed guard but the file that says so, for a confirmation that is sent again."""
+        self._disarm(token)
+        for entry in os.scandir(_folder(token)):
+            if entry.name != CONFIRMED:
+                os.unlink(entry.path)
+
     def _tidy(self) -> None:
-        """Remove guards that were never armed or are confirmed, and old ones that have run."""
+        """Finish what was confirmed, remove what was never armed, and forget what was settled long ago."""
         for token in _tokens():
             folder = _folder(token)
-            if _outcome(folder) is not None:
+            confirmed = _exists(folder, CONFIRMED)
+            if confirmed or _outcome(folder) is not None:
+                if confirmed and _exists(folder, "plan.json"):
+                    self._settle(token)
                 if time.time() - os.stat(folder).st_mtime > _KEPT_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
-            elif not any(os.path.exists(os.path.join(folder, name)) for name in (guard_undo.ARMED, guard_undo.UNDOING)):
+            elif not _exists(folder, guard_undo.ARMED) and not _exists(folder, guard_undo.UNDOING):
                 self._discard(token)
+
+
+def _exists(folder: str, name: str) -> bool:
+    return os.path.exists(os.path.join(folder, name))
 
 
 def _command(argv: Sequence[str], stdin: Optional[str] = None) -> Plain:
@@ -283,6 +299,11 @@ def _unit(token: str) -> str:
     return f"bareforge-guard-{token}"
 
 
+def _boot_unit_name(token: str) -> str:
+    # Not the name of the transient unit, which systemd refuses where a file of that name is there.
+    return f"bareforge-guard-boot-{token}.service"
+
+
 def _stop_timer(token: str) -> None:
     try:
         systemd.systemctl("stop", f"{_unit(token)}.timer")
@@ -318,18 +339,18 @@ def _why_not(folder: str, token: str) -> str:
     if outcome is not None:
         failed = f", but not wholly: {'; '.join(outcome['failures'])}" if outcome["failures"] else ""
         return f"the changes were undone at {outcome['at']}, since nobody had confirmed them in time{failed}"
-    if os.path.exists(os.path.join(folder, guard_undo.UNDOING)):
+    if _exists(folder, guard_undo.UNDOING):
         return "the changes are being undone, since nobody has confirmed them in time"
-    return f"the host knows of no guard {token}; it was confirmed before, or never armed"
+    return f"the host knows of no guard {token}; it was confirmed, or never armed"
 
 
 def _describe(token: str) -> Optional[str]:
     folder = _folder(token)
-    if os.path.exists(os.path.join(folder, guard_undo.ARMED)):
+    if _exists(folder, guard_undo.ARMED):
         left = _seconds_left(token)
         when = f"the host undoes it in {left:.0f} s" if left > 0 else f"its time ended {-left:.0f} s ago"
         return f"guard {token} waits for a confirmation ({when})"
-    if os.path.exists(os.path.join(folder, guard_undo.UNDOING)) and _outcome(folder) is None:
+    if _exists(folder, guard_undo.UNDOING) and _outcome(folder) is None:
         return f"guard {token} is being undone"
     return None
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,9 +104,9 @@ def test_timer_and_next_boot_run_the_script_from_its_folder(host: Host) -> None:
     assert f"--unit=bareforge-guard-{token}" in timer
     assert "--on-active=45s" in timer
     assert timer[-1] == script
-    unit = (host.root / "units" / "bareforge-guard.service").read_text()
+    unit = (host.root / "units" / f"bareforge-guard-boot-{token}.service").read_text()
     assert f"ExecStart={timer[-3]} -I {script}\n" in unit
-    assert (host.root / "units" / "multi-user.target.wants" / "bareforge-guard.service").is_symlink()
+    assert (host.root / "units" / "multi-user.target.wants" / f"bareforge-guard-boot-{token}.service").is_symlink()
     assert host.guards[0].stat().st_mode & 0o777 == 0o700
 
 
@@ -117,6 +118,7 @@ def test_kinds_choose_the_parts(host: Host) -> None:
     table = json.loads((host.guards[0] / "table.json").read_text())["nftables"]
     assert table == nftables.replace_table("inet", "bareforge", None)
     KvmGuard().confirm(host.guards[0].name)
+    shutil.rmtree(host.guards[0])
     KvmGuard().arm([switch, firewall_change()], None, 60)  # type: ignore[arg-type]
     assert host.plan()["files"]["paths"] == [f"{host.etc}/firewall.json", f"{host.etc}/*.network"]
 
@@ -141,18 +143,48 @@ def test_kind_that_cannot_be_brought_back_is_refused(host: Host) -> None:
     assert host.guards == []
 
 
-def test_confirming_stops_the_timer_and_leaves_nothing(host: Host) -> None:
+def test_confirming_stops_the_timer_and_leaves_only_that_it_was(host: Host) -> None:
     watched = host.etc / "a.network"
     watched.write_text("a")
     token = KvmGuard().arm_parts(["network"], 60)["token"]
     watched.write_text("b")
     KvmGuard().confirm(token)
     assert ["systemctl", "stop", f"bareforge-guard-{token}.timer"] in host.programs
-    assert host.guards == []
+    assert os.listdir(host.guards[0]) == ["confirmed"]
     assert [path for path in (host.root / "units").rglob("*") if not path.is_dir()] == []
     assert watched.read_text() == "b"
-    with pytest.raises(GuardError, match=r"confirmed before, or never armed"):
-        KvmGuard().confirm(token)
+    # As the controller does where the first answer was lost.
+    KvmGuard().confirm(token)
+    with pytest.raises(GuardError, match=r"it was confirmed, or never armed"):
+        KvmGuard().undo(token)
+    KvmGuard().arm_parts(["network"], 60)
+
+
+def test_confirmation_that_was_cut_short_is_finished(host: Host) -> None:
+    KvmGuard().arm_parts(["network"], 60)
+    os.rename(host.guards[0] / guard_undo.ARMED, host.guards[0] / guard_module.CONFIRMED)
+    KvmGuard().recover()
+    assert os.listdir(host.guards[0]) == ["confirmed"]
+    assert [path for path in (host.root / "units").rglob("*") if not path.is_dir()] == []
+
+
+def test_what_was_settled_long_ago_is_forgotten(host: Host) -> None:
+    for number in range(2):
+        token = KvmGuard().arm_parts(["network"], 60)["token"]
+        if number:
+            KvmGuard().confirm(token)
+        else:
+            KvmGuard().undo(token)
+    assert len(host.guards) == 2
+    for folder in host.guards:
+        os.utime(folder, (0, 0))
+    KvmGuard().recover()
+    assert host.guards == []
+
+
+def test_confirming_what_never_was_is_refused(host: Host) -> None:
+    with pytest.raises(GuardError, match=r"the host knows of no guard 0{16}"):
+        KvmGuard().confirm("0" * 16)
 
 
 def test_confirming_too_late_says_when_it_was_undone(host: Host) -> None:
