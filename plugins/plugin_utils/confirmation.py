@@ -33,24 +33,22 @@ def confirm(
     guard: what the engine returned: `token`, `timeout` in seconds, and `guarded`, the changes.
     reach: called with `confirmed` or `undone`; connects to the host anew and tells its guard. Raises ConnectError or
         AnsibleConnectionFailure where the host does not answer, and GuardError where the guard has run already.
-    Raises GuardError where the host undid the change, after it had time to.
+    Raises GuardError where the change could not be confirmed, after the host had time to undo it.
     """
     began = time.monotonic()
     timeout = float(guard["timeout"])
-    attempts = 0
     while True:
-        attempts += 1
         try:
             reach("confirmed")
         except UNREACHABLE as error:
             if time.monotonic() - began + PAUSE > timeout:
-                raise GuardError(*_undone(guard, reach, sleep, began, str(error)), attempts=attempts) from error
+                raise GuardError(*_undone(guard, reach, sleep, began, str(error))) from error
             sleep(PAUSE)
         except GuardError as error:
+            names = ", ".join(guard["guarded"])
             raise GuardError(
-                f"{', '.join(guard['guarded'])}: the host undid the change, since it was not confirmed within "
-                f"{timeout:.0f} s: {error.message}",
-                error.hint,
+                f"{names}: the change could not be confirmed within {timeout:.0f} s: {error.message}",
+                "If the host is only slow, give it longer with guard: {timeout: SECONDS}",
             ) from error
         else:
             return {"guarded": guard["guarded"], "confirmed": True, "seconds": round(time.monotonic() - began, 1)}

@@ -266,7 +266,9 @@ def test_a_change_that_the_host_has_undone_is_a_failure(runner):
     (runner.hosts / "h1.forgets").touch()
     ((status, result),) = runner.play(task("firewall", default_inbound="deny"))
     assert (status, result["phase"]) == ("failed", "guard")
-    assert result["msg"].startswith("h1: firewall: the host undid the change, since it was not confirmed within 60 s")
+    assert result["msg"].startswith(
+        "h1: firewall: the change could not be confirmed within 60 s: the undo has run already"
+    )
 
 
 def test_a_module_is_shipped_to_the_host(runner):
