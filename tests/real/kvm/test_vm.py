@@ -108,6 +108,30 @@ def test_the_user_of_the_document_logs_in_over_ssh(web: RealHost) -> None:
     assert told.split()[-2:] == ["web1", "ann"]
 
 
+def described(name: str) -> Any:
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.vm import describe
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports.libvirt import connection
+
+    (facts,) = describe(connection(), [name])
+    return facts
+
+
+def test_what_is_told_of_a_running_vm(web: RealHost) -> None:
+    facts = web.on_host(described, name="web1")
+    assert (facts["state"], facts["managed"], facts["autostart"]) == ("running", True, False)
+    assert facts["addresses"] == {"eth0": ["10.77.10.5"]}
+    assert facts["vm"]["guest"] == {
+        "users": [{"name": "ann", "ssh_keys": [web.on_host(make_key)], "sudo": False}],
+        "packages": [],
+    }
+    (disk,) = facts["disks"]
+    assert disk["size"] == 128
+    assert web.run("stat", "-c", "%F", disk["path"]) == "regular file"
+    (nic,) = facts["nics"]
+    assert web.run("cat", f"/sys/class/net/{nic['tap']}/operstate") in ("up", "unknown")
+    assert "qemu-system" in web.run("cat", f"/proc/{facts['process']}/comm")
+
+
 def test_no_secret_of_the_guest_can_be_read_by_others(web: RealHost) -> None:
     folder = "/var/lib/libvirt/images/bareforge/web1"
     modes = web.run("stat", "-c", "%a %U", f"{folder}/seed.iso", f"{folder}/root.qcow2").splitlines()
