@@ -47,6 +47,7 @@ def marked_tests() -> list[Showing]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            check=False,
         )
         if done.returncode:
             raise ShowingError(f"the tests cannot be collected:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")

@@ -50,6 +50,7 @@ def ansible(program: str, *arguments: str, collections: Path, cwd: Path) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        check=False,
     )
     if done.returncode:
         raise ArtefactError(f"{program} {' '.join(arguments)} failed: {done.stderr or done.stdout}")
