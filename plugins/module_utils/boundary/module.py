@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, List
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -20,11 +20,18 @@ class _Module(AnsibleModule):
     def __init__(self, definition: Any) -> None:
         self.definition = definition
         super().__init__(argument_spec=definition.argument_spec(), supports_check_mode=True)
-        self.no_log_values.update(self.secrets())
 
-    def secrets(self) -> List[str]:
-        found: List[str] = self.definition.secrets(self.params)
-        return found
+    def exit_json(self, **kwargs: Any) -> None:
+        self._hide_secrets()
+        super().exit_json(**kwargs)
+
+    def fail_json(self, msg: str, **kwargs: Any) -> None:
+        # Called by Ansible itself, before anything of ours has run, where an argument does not fit the argument spec.
+        self._hide_secrets()
+        super().fail_json(msg, **kwargs)
+
+    def _hide_secrets(self) -> None:
+        self.no_log_values.update(self.definition.secrets(self.params))
 
     def _log_invocation(self) -> None:
         # Ansible would write the arguments to the host's log, documents with their secrets among them.
