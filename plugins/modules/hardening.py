@@ -16,7 +16,8 @@ description:
   - What is enforced can be taken back. Files come back byte by byte, with their mode and owner, also after a run that
     was killed. A file that somebody else has changed in the meantime is left alone and told.
   - The SSH server is asked whether it accepts its new configuration before that is put in place.
-  - A rule that fails does not stop the others; the task fails at the end and names all that failed.
+  - A rule that fails does not stop the others; the task fails at the end and names all that failed. What only people can
+    mend is a warning.
   - Reports for people and for programs are written on the controller.
 author: Bareforge contributors (@bareforge)
 extends_documentation_fragment:

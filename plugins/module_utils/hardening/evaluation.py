@@ -235,10 +235,18 @@ def _enforce(
 
 
 def _finished(result: Plain, outcomes: Sequence[Outcome]) -> Plain:
-    broken = [outcome for outcome in outcomes if outcome.status in (FAIL, ERROR)]
+    """Return the result of enforcing, or raise it where enforcing has not done what it can do.
+
+    What only people can mend is a warning: a host on which something is left to them is enforced all the same.
+    """
+    by_hand = [outcome for outcome in outcomes if outcome.status == FAIL and not outcome.check.settable]
+    broken = [outcome for outcome in outcomes if outcome.status in (FAIL, ERROR) and outcome not in by_hand]
+    if by_hand:
+        words = [f"rule {outcome.check.id} has to be mended by hand: {outcome.check.remedy()}" for outcome in by_hand]
+        result["warnings"] = [*result.get("warnings", ()), *words]
     if broken:
-        words = "; ".join(f"{outcome.check.id} ({outcome.message or f'found {outcome.found}'})" for outcome in broken)
-        raise HardeningFailed(f"{len(broken)} of {len(outcomes)} rules could not be enforced: {words}", result)
+        text = "; ".join(f"{outcome.check.id} ({outcome.message or f'found {outcome.found}'})" for outcome in broken)
+        raise HardeningFailed(f"{len(broken)} of {len(outcomes)} rules could not be enforced: {text}", result)
     return result
 
 

@@ -61,7 +61,7 @@ class LibvirtSetting(ConfigFileSetting):
     keyword: Optional[str] = option(
         Value(Pattern(r"[a-z][a-z0-9_]*", "a keyword such as security_driver")), "The keyword.", required=True
     )
-    default: Union[None, str, Tuple[str, ...]] = option(TextOrList(), "What counts where the file does not say it.")
+    default: Union[str, Tuple[str, ...], None] = option(TextOrList(), "What counts where the file does not say it.")
 
     def types(self) -> Mapping[str, str]:
         """Return the type of the found value."""

@@ -77,7 +77,7 @@ class Sysctl(Setting):
 
     def remedy(self, wanted: str) -> str:
         """Return how to set it by hand."""
-        return f"Set {self.parameter} to {wanted} in a file of /etc/sysctl.d that sorts behind the others, and run sysctl --system."
+        return f"Set {self.parameter} to {wanted} in the last file of /etc/sysctl.d, and run sysctl --system."
 
 
 @dataclass(frozen=True)

@@ -213,11 +213,19 @@ def test_one_rule_that_fails_does_not_stop_the_others_and_the_task_fails_with_al
     result = caught.value.result
     assert statuses(result) == {"a": "error", "b": "error", "c": "fixed", "g": "fail"}
     assert caught.value.message == (
-        "3 of 4 rules could not be enforced: a (is stuck); b (was set, and the host still shows 0);"
-        " g (has to be mended by hand)"
+        "2 of 4 rules could not be enforced: a (is stuck); b (was set, and the host still shows 0)"
     )
     assert result["changed"]
     assert caught.value.details["changes_made"]
+
+
+def test_what_only_people_can_mend_is_a_warning():
+    host = Memory({"g": "0"})
+    rules = checked(rule("g", setting={"kind": "gauge", "place": "g"}, set={"by_hand": "Ask the plumber."}))
+    result = run(host, rules, Order("enforce"))
+    assert statuses(result) == {"g": "fail"}
+    assert result["warnings"] == ["rule g has to be mended by hand: Ask the plumber."]
+    assert result["score"]["percent"] == 0
 
 
 def test_a_step_that_fails_counts_although_the_setting_looks_right():
