@@ -238,7 +238,7 @@ def test_hostile_text_is_refused_by_its_path(text):
 
 
 def _names_nic(way: Way) -> bool:
-    return (way[0], way[-1]) == ("port_acls", "nic") or (way[0], way[2], way[-1]) == ("vms", "nics", "name")
+    return (way[0], way[-1]) == ("port_acls", "nic") or [step for step in way if isinstance(step, str)] == ["vms", "nics", "name"]
 
 
 def _clearable(way: Way) -> bool:
