@@ -80,6 +80,8 @@ class WarmHost(RealHost):
         server = self._running()
         assert server.stdin is not None
         assert server.stdout is not None
+        # Types of the tests are not known there.
+        source = f"from __future__ import annotations\n{source}"
         server.stdin.write(json.dumps({"source": source, "function": name, "data": data}).encode() + b"\n")
         server.stdin.flush()
         try:

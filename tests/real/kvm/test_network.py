@@ -11,6 +11,7 @@ management address moves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -331,20 +332,17 @@ def test_active_backup_uses_its_primary_and_goes_on_without_it(net: WarmHost) ->
     assert received(net, "10.10.0.1") == 3
 
     def active() -> str:
-        lines = net.run("ovs-appctl", "bond/show", "br-data-uplinks").splitlines()
-        return next(
-            lines[at - 1].split()[1]
-            for at, line in enumerate(lines)
-            if "active member" in line or "active slave" in line
-        )
+        text = net.run("ovs-appctl", "bond/show", "br-data-uplinks")
+        [name] = re.findall(r"^(?:member|slave) (\S+): \w+\n\s+active (?:member|slave)$", text, re.MULTILINE)
+        return str(name)
 
-    assert active() == "wire1:"
+    assert active() == "wire1"
     net.run("ip", "-n", "peer", "link", "set", "far1", "down")
     assert received(net, "10.10.0.1", count=6) >= 3
-    assert active() == "wire0:"
+    assert active() == "wire0"
     net.run("ip", "-n", "peer", "link", "set", "far1", "up")
     assert received(net, "10.10.0.1", count=6) >= 3
-    assert active() == "wire1:"
+    assert active() == "wire1"
 
     # From two uplinks to one and back, by documents that name what is left.
     result = settled(net, {"virtual_switches": [{"name": "br-data", "uplinks": ["wire1"]}]})
@@ -623,7 +621,6 @@ DAMAGE = [
     ("virsh net-autostart --disable br-data", "br-data"),
     ("rm /etc/systemd/network/05-bareforge-wire0.network", "br-data"),
     ("ip link set wire0 down", "br-data"),
-    ("ip link set wire0 mtu 1400", "br-data"),
     ("ovs-vsctl del-port br-data wire0", "br-data"),
     ("rm /etc/systemd/network/05-bareforge-app0.network", "app0"),
     ("ip address del 10.10.0.1/24 dev app0", "app0"),

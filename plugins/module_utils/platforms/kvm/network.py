@@ -47,12 +47,19 @@ class HostNetwork:
                     self.networks.setdefault(str(found.name), found)
         self._addresses: Optional[HostAddresses] = None
         self._path: Optional[ManagementPath] = None
+        self._guest_ports: Optional[List[libvirt_networks.GuestPort]] = None
 
     def addresses(self) -> HostAddresses:
         """Return the addresses and routes of all devices."""
         if self._addresses is None:
             self._addresses = read_addresses()
         return self._addresses
+
+    def guests_on(self, switch: Optional[str], network: Optional[str]) -> Set[str]:
+        """Return the names of the VMs, running or not, that have a NIC on a network."""
+        if self._guest_ports is None:
+            self._guest_ports = libvirt_networks.guest_ports(running_only=False)
+        return {port.vm for port in self._guest_ports if (port.switch, port.network) == (switch, network)}
 
     def management(self) -> ManagementPath:
         """Return what carries the management path."""
@@ -246,13 +253,7 @@ class KvmNetwork(Interface):
         both = isinstance(before, VirtualNetwork) and isinstance(after, VirtualNetwork)
         moved = both and getattr(before, "switch", None) != getattr(after, "switch", None)
         if moved or (after is None and "vm" not in context.wanted):
-            users = sorted(
-                {
-                    port.vm
-                    for port in libvirt_networks.guest_ports(running_only=False)
-                    if (port.switch, port.network) == (getattr(before, "switch", None), change.item.label)
-                }
-            )
+            users = sorted(self._seen().guests_on(getattr(before, "switch", None), change.item.label))
             if users and moved:
                 yield "switch", f"cannot change, since VMs are on the network: {', '.join(users)}"
             elif users:
@@ -316,22 +317,18 @@ class KvmNetwork(Interface):
         if isinstance(item, VirtualNetwork):
             if item.name in host.managing_networks():
                 return _KEEPS
-            users = {port.vm for port in self._guest_ports() if (port.switch, port.network) == (item.switch, item.name)}
-            strangers = sorted(users - {vm.label for vm in state.get("vm", {}).values()})
+            known = {vm.label for vm in state.get("vm", {}).values()}
+            strangers = sorted(host.guests_on(item.switch, item.name) - known)
             return f"VMs are on it: {', '.join(strangers)}" if strangers else None
         if item.label in host.managing_bridges():
             return _KEEPS
         bridge = host.switches.bridges.get(item.label)
-        strangers = [
+        ports = [
             port.name
             for port in (virtual_switch.other_ports(bridge) if bridge is not None else ())
             if not host_interface.is_ours(port) and not all(row.is_guest for row in port.interfaces)
         ]
-        return f"it has ports that are not ours: {', '.join(strangers)}" if strangers else None
-
-    @staticmethod
-    def _guest_ports() -> List[libvirt_networks.GuestPort]:
-        return libvirt_networks.guest_ports(running_only=False)
+        return f"it has ports that are not ours: {', '.join(ports)}" if ports else None
 
     # -- Changing --------------------------------------------------------------------------------------------------
 
