@@ -74,7 +74,15 @@ class HypervisorAction(ActionBase):
             result = failure(error, self._display.verbosity, host)
         if secrets:
             result = remove_values(result, secrets)
+        self._show_traceback(result.get("exception"), host)
         return result
+
+    def _show_traceback(self, exception: Any, host: str) -> None:
+        """Show what only -vvv has. Ansible itself shows a failure's traceback by its configuration alone."""
+        event = getattr(exception, "event", None)
+        text = exception if isinstance(exception, str) else getattr(event, "formatted_traceback", None)
+        if text:
+            self._display.vvv(text, host=host)
 
     def prepare(self, arguments: dict[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         """Return the task's arguments as the module takes them; for actions that add what only the controller has."""

@@ -21,8 +21,9 @@ class StoredPlatform(MemoryPlatform):
     """A platform whose hosts are kept in files.
 
     FOLDER: where each host has its file. Beside it NAME.settings tells how the host was last reached, and NAME.log what
-        happened on it. While NAME.unreachable exists nobody reaches the host; while NAME.cut exists a change makes it
-        unreachable; while NAME.forgets exists its guard undoes whatever is to be confirmed.
+        happened on it. While NAME.faulty exists its driver has a fault; while NAME.unreachable exists nobody reaches
+        the host; while NAME.cut exists a change makes it unreachable; while NAME.forgets exists its guard undoes
+        whatever is to be confirmed.
     """
 
     FOLDER: ClassVar[Path]
@@ -32,6 +33,8 @@ class StoredPlatform(MemoryPlatform):
         self.file = self.FOLDER / str(self.reached["host"])
         if self.file.with_suffix(".unreachable").exists():
             raise ConnectError("port 443 is closed")
+        if self.file.with_suffix(".faulty").exists():
+            raise RuntimeError("a fault of the driver")
         host = MemoryHost()
         if self.file.exists():
             host.objects, host.guard_state = pickle.loads(self.file.read_bytes())  # noqa: S301 - our own file

@@ -159,6 +159,16 @@ def test_an_unreachable_service(runner):
     assert "Traceback" not in runner.output
 
 
+def test_a_traceback_is_shown_from_vvv_on(runner):
+    (runner.hosts / "h1.faulty").touch()
+    ((status, result),) = runner.play(task("host_info"), arguments=["-vv"])
+    assert (status, result["phase"]) == ("failed", "internal")
+    assert result["msg"].startswith("h1: RuntimeError: a fault of the driver (action/stored_platform.py, line ")
+    assert "Traceback" not in runner.output
+    runner.play(task("host_info"), arguments=["-vvv"])
+    assert "Traceback (most recent call last)" in runner.output
+
+
 def test_how_the_host_is_reached(runner):
     runner.inventory.update(bareforge_user="root", bareforge_timeout=7, ansible_host="192.0.2.1")
     runner.play(task("host_info", kinds=[]))
