@@ -164,9 +164,9 @@ def test_rules_allow_and_deny_by_direction(vm: RealHost) -> None:
     def probe() -> Any:
         import frames
 
-        def tcp(source: str, target: str, port: int, **ends: str) -> bytes:
-            kind, packet = (frames.IP6, frames.ipv6) if ":" in source else (frames.IP4, frames.ipv4)
-            return frames.ethernet(kind, packet(source, target, frames.TCP, frames.tcp(9, port)), **ends)
+        def tcp(sender: str, receiver: str, port: int, **ends: str) -> bytes:
+            kind, packet = (frames.IP6, frames.ipv6) if ":" in sender else (frames.IP4, frames.ipv4)
+            return frames.ethernet(kind, packet(sender, receiver, frames.TCP, frames.tcp(9, port)), **ends)
 
         inward = {"source": frames.PEER_MAC, "target": frames.VM_MAC}
         to_vm = {
@@ -264,6 +264,6 @@ def test_running_vm_is_filtered_from_its_start_and_not_started_unfiltered(switch
     switch.apply({"port_acls": wanted["port_acls"]})
     assert switch.apply({"vms": [{**runs, "power": "running"}]})["changed"]
 
-    switch.apply({"vms": [{"name": "runs", "state": "absent"}]})
+    switch.apply({"vms": [{"name": "runs", "state": "absent"}]}, operation={"shutdown_timeout": 0, "force_off": True})
     assert device not in switch.run("nft", "list", "ruleset")
     assert switch.run("find", "/etc/bareforge/port_acls", "-name", f"{device}*", check=False) == ""

@@ -202,7 +202,7 @@ def firewall_commands(firewall: Optional[Firewall], rules: Iterable[FirewallRule
         for chain, policy in policies.items():
             if policy == "deny":
                 limit = {"limit": {"rate": 10, "per": "second", "burst": 20}}
-                add(chain, "log what is denied", limit, {"log": {"prefix": f"bareforge denied {chain}: "}})
+                add(chain, "log what is denied", limit, _log_to(f"bareforge denied {chain}: "))
     return replace_table(family, table, content)
 
 
@@ -295,7 +295,12 @@ def _limit(rule: FirewallRule) -> List[Expression]:
 def _log(rule: FirewallRule) -> List[Expression]:
     if not rule.log:
         return []
-    return [{"log": {"prefix": f"bareforge {_printable(rule.name or '')}"[:_LOG_PREFIX_BYTES] + ": "}}]
+    return [_log_to(f"bareforge {_printable(rule.name or '')}"[:_LOG_PREFIX_BYTES] + ": ")]
+
+
+def _log_to(prefix: str) -> Expression:
+    # Not the default of warnings, which some hosts print on their console.
+    return {"log": {"prefix": prefix, "level": "info"}}
 
 
 def _verdict(rule: FirewallRule) -> List[Expression]:
