@@ -34,6 +34,11 @@ from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.hardening_rep
 PASSWORD_VARIABLES = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
 
 
+def _names(value: Any) -> list[Any]:
+    """Return a list of names; what is none is refused with the other arguments."""
+    return value if isinstance(value, list) else []
+
+
 class ActionModule(HypervisorAction):
     """Audits, enforces and reverts a hardening profile."""
 
@@ -61,6 +66,9 @@ class ActionModule(HypervisorAction):
             "title": profile.title,
             "sha256": profile_hash(data),
         }
+        # The host would refuse these too, but it need not be reached for that.
+        parse_exceptions(arguments.get("exceptions") or (), checked)
+        select(checked, _names(arguments.get("rules")), _names(arguments.get("tags")))
         if arguments.get("mode") == ENFORCE:
             self._check_login(arguments, checked, variables)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -71,7 +79,7 @@ class ActionModule(HypervisorAction):
         if not any(self._variable(name, variables) for name in PASSWORD_VARIABLES):
             return
         excepted = {exception.rule for exception in parse_exceptions(arguments.get("exceptions") or (), checked)}
-        for check in select(checked, arguments.get("rules") or (), arguments.get("tags") or ()):
+        for check in select(checked, _names(arguments.get("rules")), _names(arguments.get("tags"))):
             setting = check.rule.setting or {}
             keyword = str(setting.get("keyword", "")).lower()
             if (

@@ -277,6 +277,28 @@ def test_a_name_counts_before_a_pattern_at_the_next_start(host):
     assert "net/ipv4/conf/eth1.10/accept_redirects = 0\n" in text
 
 
+def test_of_two_patterns_the_later_counts_at_the_next_start(host):
+    (host.root / "etc/sysctl.d/50-a.conf").write_text("net.ipv4.conf.*.accept_redirects = 0\n")
+    (host.root / "etc/sysctl.d/60-b.conf").write_text("net.ipv4.*.default.accept_redirects = 1\n")
+    for path in (host.root / "proc/sys/net/ipv4/conf").glob("*/accept_redirects"):
+        path.write_text("0\n")
+    (entry,) = run(host, rules_for(host), Order("audit", rules=["net-redirects"]))["rules"]
+    assert entry["status"] == "fail"
+    assert "after the next start: 1 (net.ipv4.conf.default.accept_redirects)" in entry["notes"]
+
+
+def test_files_keep_mode_and_links_when_their_content_changes(host):
+    path = host.root / "etc/login.defs"
+    real = path.rename(host.root / "etc/real.defs")
+    path.symlink_to(real)
+    run(host, rules_for(host), Order("enforce", rules=["file-umask", "sshd-x11"]))
+    assert path.is_symlink()
+    assert b"UMASK 027" in real.read_bytes()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o664
+    drop_in = host.root / "etc/ssh/sshd_config.d/00-bareforge-hardening.conf"
+    assert stat.S_IMODE(drop_in.stat().st_mode) == 0o644
+
+
 def test_two_rules_that_want_different_things_are_told(host):
     login_defs = str(host.root / "etc/login.defs")
     extra = ("file-other", {"kind": "file_setting", "path": login_defs, "keyword": "UMASK"}, {"equals": "077"})
