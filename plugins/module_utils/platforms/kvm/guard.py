@@ -26,7 +26,7 @@ from ...engine.change import Change
 from ...engine.platform import Context, Guard
 from ...errors import ApplyError, BareforgeError, GuardError, ReadError
 from ...model.schema import Plain
-from ...transports import nftables
+from ...transports import libvirt, nftables
 from . import guard_undo, systemd
 from .host_files import read_json, write_atomically, write_json
 from .nftables_rules import HOST_TABLE
@@ -34,6 +34,7 @@ from .nftables_rules import HOST_TABLE
 GUARD_FOLDER = "/var/lib/bareforge/guard"
 GUARD_TARGET = "multi-user.target"
 CONFIRMED = "confirmed"
+_VIRSH = "/usr/bin/virsh"
 _OVS_SOCKET = "/run/openvswitch/db.sock"
 _KEPT_SECONDS = 24 * 3600
 # How long after its time an undo may still be on its way, on a slow host.
@@ -191,7 +192,14 @@ class KvmGuard(Guard):
             commands.append(_command(["/usr/bin/ovsdb-client", "restore", server, "Open_vSwitch"], "openvswitch"))
         for part in parts:
             commands.extend(_command(argv) for argv in PARTS[part].commands)
+        networks: Dict[str, str] = {}
+        if "network" in parts:
+            for name, xml in sorted(_read_networks().items()):
+                networks[name] = f"network-{len(networks)}.xml"
+                write_atomically(os.path.join(folder, networks[name]), xml.encode("utf-8"), 0o600)
         plan = {
+            "networks": networks,
+            "virsh": _VIRSH,
             "files": {"paths": paths, "saved": _save_files(folder, paths)},
             "commands": commands,
             "clean_up": systemd.boot_unit_files(_boot_unit_name(token), GUARD_TARGET),
@@ -252,6 +260,16 @@ class KvmGuard(Guard):
 
 def _exists(folder: str, name: str) -> bool:
     return os.path.exists(os.path.join(folder, name))
+
+
+def _read_networks() -> Dict[str, str]:
+    """Return libvirt's networks by name, as they start with the host."""
+
+    def ask(connection: Any) -> Dict[str, str]:
+        inactive = libvirt.library().VIR_NETWORK_XML_INACTIVE
+        return {network.name(): network.XMLDesc(inactive) for network in connection.listAllNetworks()}
+
+    return libvirt.read(ask, "the networks of libvirt cannot be read")
 
 
 def _command(argv: Sequence[str], stdin: Optional[str] = None) -> Plain:

@@ -10,6 +10,7 @@ imports nothing but the standard library, and does only what the data says. What
 `files`: what is brought back: {"paths": [globs], "saved": [{"path", "mode", "uid", "gid", "from"}]}. What matches one
     of the globs and is not among the saved ones is removed.
 `commands`: what is run after that, each an argv, with a file of this folder as standard input or none.
+`networks`: the files with libvirt's networks as they were, by their names; others are left alone. `virsh`: the program.
 `clean_up`: paths of files that are removed when all is done.
 """
 
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import time
 from typing import Any, Dict, List
+from xml.etree import ElementTree
 
 ARMED = "armed"
 UNDOING = "undoing"
@@ -40,6 +42,8 @@ def undo(folder: str) -> int:
         failures = _restore_files(folder, plan["files"])
         for command in plan["commands"]:
             failures.extend(_run(folder, command))
+        for name, file in sorted(plan["networks"].items()):
+            failures.extend(_restore_network(plan["virsh"], name, os.path.join(folder, file)))
         outcome = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "failures": failures}
         _write(os.path.join(folder, UNDONE), json.dumps(outcome).encode("ascii"), 0o600)
         for path in plan["clean_up"]:
@@ -100,6 +104,50 @@ def _write(path: str, content: bytes, mode: int) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def _restore_network(virsh: str, name: str, path: str) -> List[str]:
+    """Bring a network of libvirt back, without stopping it: guests are on it."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            wanted = stream.read()
+        networks = _virsh(virsh, "net-list", "--all", "--name").split("\n")
+        if name not in networks or _virsh(virsh, "net-dumpxml", "--inactive", name).strip() != wanted.strip():
+            _virsh(virsh, "net-define", path)
+        if name not in _virsh(virsh, "net-list", "--name").split("\n"):
+            return []
+        groups = _port_groups(wanted)
+        present = _port_groups(_virsh(virsh, "net-dumpxml", name))
+        for group in sorted({*groups, *present}):
+            if groups.get(group) == present.get(group):
+                continue
+            verb = "delete" if group not in groups else "modify" if group in present else "add-last"
+            with open(f"{path}.group", "w", encoding="utf-8") as stream:
+                stream.write(groups.get(group) or present[group])
+            _virsh(virsh, "net-update", name, verb, "portgroup", f"{path}.group", "--live")
+    except (OSError, ValueError, subprocess.SubprocessError, ElementTree.ParseError) as error:
+        words = getattr(error, "stderr", None) or str(error)
+        return [f"libvirt network {name}: {words.strip()}"]
+    return []
+
+
+def _port_groups(xml: str) -> Dict[str, str]:
+    found = {}
+    for group in ElementTree.fromstring(xml).iterfind("portgroup"):
+        group.tail = None
+        found[group.get("name", "")] = ElementTree.tostring(group, encoding="unicode")
+    return found
+
+
+def _virsh(virsh: str, *arguments: str) -> str:
+    return subprocess.run(
+        [virsh, "-c", "qemu:///system", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
 
 
 def _run(folder: str, command: Dict[str, Any]) -> List[str]:

@@ -32,6 +32,7 @@ class Host:
         self.root = root
         self.programs: list[list[str]] = []
         self.broken = False
+        self.networks: dict[str, str] = {}
         self.etc = root / "etc"
         self.etc.mkdir()
 
@@ -63,6 +64,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(guard_module, "_OVS_SOCKET", str(tmp_path / "no-socket"))
     monkeypatch.setattr(systemd, "UNIT_FOLDER", str(tmp_path / "units"))
     monkeypatch.setattr(systemd, "run_command", made.run_command)
+    monkeypatch.setattr(guard_module, "_read_networks", lambda: made.networks)
+    monkeypatch.setattr(guard_module, "_VIRSH", str(tmp_path / "virsh"))
     monkeypatch.setattr(nftables, "list_table", lambda family, name: None)
     log = str(tmp_path / "reloaded")
     parts = {
@@ -283,5 +286,65 @@ def test_token_is_never_a_path(host: Host, token: str) -> None:
 
 def test_script_needs_nothing_but_the_standard_library() -> None:
     source = Path(guard_undo.__file__).read_text(encoding="utf-8")
-    imported = [line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))]
+    imported = [line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert set(imported) <= {*sys.stdlib_module_names, "__future__"}
+
+
+VIRSH = """#!{python}
+import pathlib, sys
+root, arguments = pathlib.Path({root!r}), sys.argv[3:]
+with open(root / "virsh.log", "a") as log:
+    log.write(" ".join(arguments[:4]) + "\\n")
+if arguments[0] == "net-list":
+    print("\\n".join(sorted(path.stem for path in root.glob("*.lasting" if "--all" in arguments else "*.live"))))
+elif arguments[0] == "net-dumpxml":
+    print((root / (arguments[-1] + (".lasting" if "--inactive" in arguments else ".live"))).read_text())
+elif arguments[0] == "net-define" and "refused" in open(arguments[1]).read():
+    sys.exit("error: no such thing")
+"""
+
+
+def network(**vlans: int) -> str:
+    groups = "".join(
+        f"<portgroup name='{name}'><vlan><tag id='{tag}'/></vlan></portgroup>" for name, tag in vlans.items()
+    )
+    return f"<network><name>n</name>{groups}</network>"
+
+
+def virsh(host: Host, root: Path, **networks: str) -> Path:
+    """Put a virsh in place that shows networks, and notes what it is told."""
+    host.networks = dict(networks)
+    program = root / "virsh"
+    program.write_text(VIRSH.format(python=sys.executable, root=str(root)))
+    program.chmod(0o755)
+    for name, xml in networks.items():
+        for kind in ("lasting", "live"):
+            (root / f"{name}.{kind}").write_text(xml)
+    return root / "virsh.log"
+
+
+def told(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if not line.startswith(("net-list", "net-dumpxml"))]
+
+
+def test_networks_of_libvirt_are_brought_back_without_stopping_them(host: Host, tmp_path: Path) -> None:
+    log = virsh(host, tmp_path, same=network(a=1), other=network(kept=1, changed=2, gone=3))
+    KvmGuard().arm_parts(["network"], 60)
+    for kind in ("lasting", "live"):
+        (tmp_path / f"other.{kind}").write_text(network(kept=1, changed=20, new=4))
+    (tmp_path / "unknown.lasting").write_text(network(x=1))
+    assert host.fire() == 0
+    assert [" ".join(line.split()[:3]) for line in told(log)] == [
+        f"net-define {host.guards[0]}/network-0.xml",
+        "net-update other modify",
+        "net-update other add-last",
+        "net-update other delete",
+    ]
+
+
+def test_network_that_cannot_be_brought_back_is_named(host: Host, tmp_path: Path) -> None:
+    virsh(host, tmp_path, n=network(refused=1), z=network(a=1))
+    token = KvmGuard().arm_parts(["network"], 60)["token"]
+    (tmp_path / "n.lasting").write_text(network(refused=2))
+    with pytest.raises(GuardError, match=r"incomplete: libvirt network n: error: no such thing$"):
+        KvmGuard().undo(token)
