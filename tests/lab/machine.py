@@ -174,6 +174,7 @@ class Machine:
         self.folder = lab / "servers" / name
         self.pid_file = self.folder / "pid"
         self.serial_log = self.folder / "serial.log"
+        self._named = self.folder / "named"
         self.known_hosts = lab / "known_hosts"
 
     # What is known about it
@@ -231,11 +232,13 @@ class Machine:
         image = images.Image(spec.image, spec.image_key, cache_dir() / "images" / f"{spec.image}-{spec.image_key}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.serial_log.unlink(missing_ok=True)
+        self._named.unlink(missing_ok=True)
         cached = self._cached_state(spec, image) if use_cache else None
         if cached is not None:
             for disk in _DISK_SLOTS:
                 processes.run(["cp", "--reflink=auto", "--sparse=always", cached / f"{disk}.qcow2", self.folder])
             os.utime(cached)
+            self._named.touch()
         else:
             system, data = self.folder / "system.qcow2", self.folder / "data.qcow2"
             processes.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, system])
@@ -307,14 +310,21 @@ class Machine:
         return f"its console ({self.serial_log}) ends with: {last[:200]}"
 
     def first_boot(self) -> None:
-        """Give the booted server its own name and wait until its services have settled."""
+        """Give the booted server its own name and wait until its services have settled, unless that has been done.
+
+        So a server whose first `up` was killed is finished by the next one.
+        """
+        if self._named.exists():
+            return
         script = (
-            'printf "%s\\n" "$1" > /etc/hostname && hostname "$1" && printf "127.0.1.1 %s\\n" "$1" >> /etc/hosts && '
+            'printf "%s\\n" "$1" > /etc/hostname && hostname "$1" && '
+            'sed -i "/^127[.]0[.]1[.]1 /d" /etc/hosts && printf "127.0.1.1 %s\\n" "$1" >> /etc/hosts && '
             "{ timeout 180 systemctl is-system-running --wait >/dev/null; sync; }"
         )
         done = self.ssh(["sudo", "sh", "-c", script, "sh", self.name], timeout=BOOT_DEADLINE)
         if done.returncode != 0:
             raise LabError(f"server {self.name} could not be named: {done.stderr.decode(errors='replace').strip()}")
+        self._named.touch()
 
     def set_clock(self) -> None:
         """Set the server's clock to ours: after a restore it shows the time at which the snapshot was taken."""

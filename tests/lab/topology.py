@@ -91,19 +91,21 @@ class Lab:
             if server.running and not fresh:
                 self.write_known_hosts()
                 took = server.wait_for_ssh(machine.BOOT_DEADLINE)
+                server.first_boot()
                 progress(f"{server.name}: runs already (SSH after {took:.0f} s)")
+                return
+            if server.exists and not fresh:
+                progress(f"{server.name}: booting its disk")
+                server.start()
+                self.write_known_hosts()
+                progress(f"{server.name}: SSH answers after {server.wait_for_ssh(machine.BOOT_DEADLINE):.0f} s")
+                server.first_boot()
                 return
             spec = self._spec(server, wanted)
             described = f"{spec.image} ({spec.accelerator}, {spec.memory} MiB)"
             if fresh:
                 # The port stays, and with it every inventory that has been written.
                 server.destroy(keep_port=True)
-            if server.exists:
-                progress(f"{server.name}: booting its disk, {described}")
-                server.start()
-                self.write_known_hosts()
-                progress(f"{server.name}: SSH answers after {server.wait_for_ssh(machine.BOOT_DEADLINE):.0f} s")
-                return
             if server.make(spec, use_cache=not cold):
                 progress(f"{server.name}: going on from the cached state of {described}")
                 server.start(machine.READY)

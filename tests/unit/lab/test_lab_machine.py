@@ -11,6 +11,8 @@ import json
 import re
 import shlex
 import socket
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -219,3 +221,39 @@ def test_destroying_keeps_the_port_only_on_demand(server: Machine) -> None:
     assert [path.name for path in server.folder.iterdir()] == ["ssh-port"]
     server.destroy()
     assert not server.folder.exists()
+
+
+class Answering(Machine):
+    """A server that answers SSH; what it was asked is kept."""
+
+    def __init__(self, lab: Path, name: str) -> None:
+        super().__init__(lab, name)
+        self.asked: list[list[str]] = []
+        self.status = 0
+
+    def ssh(self, command: Sequence[str], *, timeout: float, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        assert timeout > 0
+        self.asked.append(list(command))
+        return subprocess.CompletedProcess(list(command), self.status, b"", b"no")
+
+
+@pytest.fixture
+def answering(server: Machine) -> Answering:
+    return Answering(server.lab, server.name)
+
+
+def test_a_server_is_named_once(answering: Answering) -> None:
+    answering.first_boot()
+    answering.first_boot()
+    assert len(answering.asked) == 1
+    assert answering.asked[0][-1] == "kvm1", "the name is an argument of the script, not part of it"
+    assert "kvm1" not in answering.asked[0][-3]
+
+
+def test_a_server_that_could_not_be_named_is_named_next_time(answering: Answering) -> None:
+    answering.status = 1
+    with pytest.raises(LabError, match="kvm1 could not be named: no"):
+        answering.first_boot()
+    answering.status = 0
+    answering.first_boot()
+    assert len(answering.asked) == 2
