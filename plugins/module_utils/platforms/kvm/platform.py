@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from typing import ContextManager
+from typing import Any, ContextManager, Dict
 
 from ...engine.platform import Guard, Platform
+from ...transports import libvirt
 from .firewall import KvmFirewall
 from .guard import KvmGuard
 from .hardening import KvmHardening
+from .host_facts import host_facts
 from .host_lock import LOCK_TIMEOUT, host_lock
 from .network import KvmNetwork
 from .port_acl import KvmPortAcl
@@ -40,6 +42,9 @@ class KvmPlatform(Platform):
 
     def lock(self) -> ContextManager[None]:
         return host_lock(float(self.settings.get("lock_timeout") or LOCK_TIMEOUT))
+
+    def facts(self) -> Dict[str, Any]:
+        return libvirt.read(host_facts, "the host's facts cannot be read")
 
     def recover(self) -> None:
         KvmGuard(self).recover()
