@@ -281,7 +281,8 @@ class KvmPortAcl(Interface):
 
     def finish(self, changes: Sequence[Change], context: Context) -> None:
         # What the same run has done to the VMs since: another MAC address, a NIC plugged in, a restart.
-        self.refresh({str(change.key[0]) for change in changes})
+        touched = {str(change.key[0]) for change in context.finished if change.kind == "vm"}
+        self.refresh(touched & {str(change.key[0]) for change in changes})
 
     def refresh(self, vms: Collection[str]) -> None:
         """Bring the ACLs of VMs up to what their NICs are now.
@@ -289,7 +290,7 @@ class KvmPortAcl(Interface):
         To be called after a NIC of a VM was plugged into it while it runs, or was given another MAC address.
         vms: their names. Raises ApplyError, ReadError.
         """
-        loaded = (StoredAcl.load(f"{path}{APPLY_SUFFIX}") for path in stored_paths())
+        loaded = (StoredAcl.load(f"{path}{APPLY_SUFFIX}") for path in (stored_paths() if vms else ()))
         stored = [one for one in loaded if one is not None and one.vm in vms]
         if not stored:
             return

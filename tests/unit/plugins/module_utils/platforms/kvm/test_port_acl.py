@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.change import Change
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Context, Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ApplyError, ReadError, ValidateError
@@ -212,6 +213,23 @@ def test_refresh_follows_a_nic_and_touches_no_other(host: Host, in_kernel: Any) 
         other_mac(host)
         KvmPortAcl(None).refresh(["web"])
         assert host.apply(ACL) == []
+
+    in_kernel(work)
+
+
+def test_what_the_same_run_did_to_the_vm_is_followed(host: Host, in_kernel: Any) -> None:
+    acl = PortAcl.parse(ACL).complete(None)
+    vm = Vm.parse({"name": "web"})
+
+    def work() -> None:
+        host.apply(ACL)
+        host.start()
+        context = Context({}, {}, Operation())
+        KvmPortAcl(None).finish([Change(acl, acl)], context)
+        assert host.chains == [], "nothing was done to the VM"
+        context.done(Change(vm, vm))
+        KvmPortAcl(None).finish([Change(acl, acl)], context)
+        assert host.chains == list(port_chains(TAP))
 
     in_kernel(work)
 
