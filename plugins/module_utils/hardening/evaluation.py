@@ -134,7 +134,7 @@ def _judge(check: Check, survey: Survey, exceptions: Sequence[RuleException], to
     unmet = [condition for condition in check.conditions if not survey.conditions[condition]]
     if unmet:
         words = ", ".join(condition.words() for condition in unmet)
-        return Outcome(check, NOT_APPLICABLE, "not looked at", f"applies only to: {words}")
+        return Outcome(check, NOT_APPLICABLE, "not looked at", f"applies only where this holds: {words}")
     finding = survey.findings[check.id]
     if finding.error is not None:
         outcome = Outcome(check, ERROR, "could not be read", finding.error)

@@ -58,7 +58,7 @@ class Condition:
 
     def words(self) -> str:
         """Return the condition as it is shown to people."""
-        return f"{self.name.replace('_', ' ')} {' or '.join(self.values)}"
+        return f"{self.name.replace('_', ' ')}: {' or '.join(self.values)}"
 
 
 @dataclass

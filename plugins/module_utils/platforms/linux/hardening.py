@@ -201,7 +201,12 @@ class WriteSysctl(LinuxStep):
 
     def carry_out(self, state: SavedState) -> Dict[str, str]:
         """Make the change."""
-        with open(self.target, "w", encoding="ascii") as file:
+        # Opened for writing only: what a network interface has goes with it, and must not come back as a file.
+        try:
+            number = os.open(self.target, os.O_WRONLY | os.O_TRUNC)
+        except FileNotFoundError:
+            return {}
+        with open(number, "w", encoding="ascii") as file:
             file.write(f"{self.value}\n")
         return {}
 

@@ -166,7 +166,7 @@ def test_audit_tells_every_status_and_changes_nothing():
     assert entries["old"]["expired_exception"]["expires"] == "2026-11-24"
     assert "2026-11-24" in entries["old"]["message"]
     assert entries["let"]["exception"]["reason"] == "Needed by the test"
-    assert entries["skip"]["message"] == "applies only to: has nothing"
+    assert entries["skip"]["message"] == "applies only where this holds: has: nothing"
 
 
 def test_the_score_weighs_by_severity_and_never_rounds_up_to_all():

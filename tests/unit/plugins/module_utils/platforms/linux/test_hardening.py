@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -275,6 +276,22 @@ def test_a_name_counts_before_a_pattern_at_the_next_start(host):
     text = (host.root / "etc/sysctl.d/zz-bareforge-hardening.conf").read_text()
     assert "net.ipv4.conf.*.accept_redirects = 0\n" in text
     assert "net/ipv4/conf/eth1.10/accept_redirects = 0\n" in text
+
+
+def test_a_network_interface_that_goes_meanwhile_is_no_failure(host, monkeypatch):
+    gone = host.root / "proc/sys/net/ipv4/conf/eth0"
+    carry_out = host.carry_out
+
+    def lose_interface_first(steps):
+        shutil.rmtree(gone, ignore_errors=True)
+        gone.mkdir()
+        return carry_out(steps)
+
+    monkeypatch.setattr(host, "carry_out", lose_interface_first)
+    assert statuses(run(host, rules_for(host), Order("enforce", rules=["net-redirects"]))) == {"net-redirects": "fixed"}
+    assert list(gone.iterdir()) == []
+    run(host, rules_for(host), Order("revert"))
+    assert list(gone.iterdir()) == []
 
 
 def test_of_two_patterns_the_later_counts_at_the_next_start(host):
