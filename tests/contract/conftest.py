@@ -54,5 +54,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not NOT_SUPPORTED:
         return
     terminalreporter.section("contract: not supported")
-    for platform, case, missing in sorted(set((p, c, ", ".join(m)) for p, c, m in NOT_SUPPORTED)):
+    for platform, case, missing in sorted({(p, c, ", ".join(m)) for p, c, m in NOT_SUPPORTED}):
         terminalreporter.write_line(f"{platform:10} {case}: {missing}")

@@ -22,10 +22,12 @@ A text that begins with `$` is one of the peer's own facts, such as `$uplink1`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, Set
+from typing import Any
 
 import yaml
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import (
     KIND_OF_SECTION,
     KINDS,
@@ -38,7 +40,7 @@ CASES = Path(__file__).parent / "cases"
 KEYS = frozenset({"name", "prepare", "steps", "restore", "needs"})
 STEP_KEYS = frozenset({"document", "exact", "operation", "changes", "shows", "refused", "either"})
 
-Case = Dict[str, Any]
+Case = dict[str, Any]
 
 
 def load_cases() -> Iterator[Case]:
@@ -65,9 +67,9 @@ def filled(value: Any, facts: Mapping[str, Any]) -> Any:
     return value
 
 
-def needed_capabilities(case: Case, facts: Mapping[str, Any]) -> FrozenSet[str]:
+def needed_capabilities(case: Case, facts: Mapping[str, Any]) -> frozenset[str]:
     """Return everything that a platform must be able to do for a case."""
-    needed: Set[str] = {case["kind"], *case.get("needs", ())}
+    needed: set[str] = {case["kind"], *case.get("needs", ())}
     documents = [case.get("prepare", {}), case.get("restore", {})]
     documents += [step["document"] for step in case["steps"] if not step.get("refused") and not step.get("either")]
     for data in documents:
@@ -82,9 +84,9 @@ def needed_capabilities(case: Case, facts: Mapping[str, Any]) -> FrozenSet[str]:
     return frozenset(needed)
 
 
-def all_absent(case: Case) -> Dict[str, List[Dict[str, Any]]]:
+def all_absent(case: Case) -> dict[str, list[dict[str, Any]]]:
     """Return the document in which everything that a case names is absent."""
-    document: Dict[str, List[Dict[str, Any]]] = {}
+    document: dict[str, list[dict[str, Any]]] = {}
     for data in [case.get("prepare", {}), *(step["document"] for step in case["steps"])]:
         for section, items in data.items():
             names = KINDS[KIND_OF_SECTION[section]].key_fields()
@@ -97,6 +99,6 @@ def all_absent(case: Case) -> Dict[str, List[Dict[str, Any]]]:
     return document
 
 
-def kinds_of(data: Mapping[str, Any]) -> List[str]:
+def kinds_of(data: Mapping[str, Any]) -> list[str]:
     """Return the kinds that a document in plain data speaks of."""
     return [kind for kind, section in SECTIONS.items() if section in data]

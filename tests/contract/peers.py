@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, List, Optional
+from typing import Any
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ValidateError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
@@ -22,7 +22,7 @@ KVM_INVENTORY = os.environ.get("BAREFORGE_TEST_HOST_INVENTORY")
 class RefusedError(Exception):
     """The peer refused a document; problems are (path, message)."""
 
-    def __init__(self, problems: List[Any]) -> None:
+    def __init__(self, problems: list[Any]) -> None:
         self.problems = [(problem["path"], problem["message"]) for problem in problems]
         super().__init__(repr(self.problems))
 
@@ -49,9 +49,9 @@ class Peer:
 
     platform = ""
     ran_against = ""
-    capabilities: FrozenSet[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()
 
-    def facts(self) -> Dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Return the peer's facts."""
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class Peer:
         """Apply a document once. Raises RefusedError."""
         raise NotImplementedError
 
-    def gather(self, kinds: List[str]) -> Any:
+    def gather(self, kinds: list[str]) -> Any:
         """Return the peer's objects of those kinds."""
         raise NotImplementedError
 
@@ -82,7 +82,7 @@ class MemoryPeer(Peer):
         self.host = MemoryHost()
         self.tools = _MemoryTools(self.host)
 
-    def facts(self) -> Dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         return {
             "uplink1": "eth1",
             "uplink2": "eth2",
@@ -99,7 +99,7 @@ class MemoryPeer(Peer):
     def apply(self, document: Any, operation: Any = None) -> Any:
         return self.tools.apply(document, operation=operation)
 
-    def gather(self, kinds: List[str]) -> Any:
+    def gather(self, kinds: list[str]) -> Any:
         return self.tools.gather(kinds)
 
 
@@ -107,7 +107,7 @@ class _MemoryTools:
     def __init__(self, host: MemoryHost) -> None:
         self.host = host
 
-    def apply(self, document: Any, exact: Any = (), check: bool = False, operation: Optional[Any] = None) -> Any:
+    def apply(self, document: Any, exact: Any = (), check: bool = False, operation: Any | None = None) -> Any:
         return apply(self.host, document, exact, check, **{"guard": {"enabled": False}, **(operation or {})})
 
     def gather(self, kinds: Any) -> Any:
@@ -128,7 +128,7 @@ class KvmPeer(Peer):
         self.host = RealHost.from_inventory(Path(KVM_INVENTORY))
         self.host.push()
 
-    def facts(self) -> Dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         image = self.host.variables["lab_images"]["tiny-guest"]
         return {
             "uplink1": "uplink0",
@@ -147,7 +147,7 @@ class KvmPeer(Peer):
         source = "def main(**data):\n    import host_tools\n    return host_tools.apply(**data)\n"
         return self._ask(source, document=document, operation=operation)
 
-    def gather(self, kinds: List[str]) -> Any:
+    def gather(self, kinds: list[str]) -> Any:
         return self._ask("def main(**data):\n    import host_tools\n    return host_tools.gather(**data)\n", kinds=kinds)
 
     def _ask(self, source: str, **data: Any) -> Any:

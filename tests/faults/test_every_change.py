@@ -13,6 +13,7 @@ import copy
 import functools
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import BareforgeError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import KINDS, SECTIONS, Document
@@ -67,7 +68,7 @@ def job(name):
     return host, {SECTIONS[kind]: [] for kind in exact}, exact
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def undisturbed(name):
     """Return (changes of the job in order, the host after it)."""
     host, document, exact = job(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import (
     ApplyError,

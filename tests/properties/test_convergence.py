@@ -10,9 +10,10 @@ import copy
 import json
 
 import yaml
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import KINDS, SECTIONS, Document
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import KINDS, SECTIONS, Document
 from support.documents import apply, gathered, problems_on
 from support.generator import Generator, RandomChooser
 from support.memory_platform import MemoryHost, every_capability

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ValidateError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import (
     KIND_OF_SECTION,
@@ -79,10 +81,10 @@ HOSTILE = {
     "empty": "",
 }
 
-Way = List[Any]
+Way = list[Any]
 
 
-def text_spots() -> Iterator[Tuple[Way, Any, bool]]:
+def text_spots() -> Iterator[tuple[Way, Any, bool]]:
     """Yield (way, type of the value, whether it names another object) of every place of the document that holds text.
 
     Of several objects of a kind only the first gives its name, so that no two are ever named alike.
@@ -98,7 +100,7 @@ def text_spots() -> Iterator[Tuple[Way, Any, bool]]:
                     yield spot
 
 
-def _spots_in(cls: Any, item: Dict[str, Any], way: Way) -> Iterator[Tuple[Way, Any, bool]]:
+def _spots_in(cls: Any, item: dict[str, Any], way: Way) -> Iterator[tuple[Way, Any, bool]]:
     for name, entry in cls.options().items():
         value = item.get(name)
         inner = getattr(entry.type, "cls", None)
@@ -111,8 +113,7 @@ def _spots_in(cls: Any, item: Dict[str, Any], way: Way) -> Iterator[Tuple[Way, A
         elif isinstance(entry.type, TextMap):
             yield [*way, name, next(iter(value))], entry.type.value, False
         elif inner is not None and isinstance(value, list):
-            for spot in _spots_in(inner, value[0], [*way, name, 0]):
-                yield spot
+            yield from _spots_in(inner, value[0], [*way, name, 0])
         elif inner is not None:
             yield from _spots_in(inner, value, [*way, name])
 
@@ -143,7 +144,7 @@ def put(document: Any, way: Way, text: str) -> None:
                 _rename(cls, item, kind, old, text)
 
 
-def _rename(cls: Any, item: Dict[str, Any], kind: str, old: str, new: str) -> None:
+def _rename(cls: Any, item: dict[str, Any], kind: str, old: str, new: str) -> None:
     for name, entry in cls.options().items():
         inner = getattr(entry.type, "cls", None)
         if entry.reference == kind and item.get(name) == old:
@@ -168,7 +169,7 @@ def texts_in(value: Any) -> Iterator[str]:
             yield from texts_in(inner)
 
 
-def missing_fields(cls: Any, items: List[Any], prefix: str) -> Iterator[str]:
+def missing_fields(cls: Any, items: list[Any], prefix: str) -> Iterator[str]:
     """Yield the dotted names of the fields that none of the objects in plain data has."""
     for name, entry in cls.options().items():
         values = [item[name] for item in items if name in item]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Collection, List
 
 import yaml
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import Problem, ValidateError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import Document

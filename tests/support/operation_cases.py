@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 import yaml
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import Document
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
 
 from .memory_platform import Faults, MemoryHost, MemoryPlatform, platform_without
 
 KEYS = frozenset(
-    "name given document exact operation without guarded untold ignored changes batches problems fails warnings "
-    "guarded_changes shows".split()
+    ["name", "given", "document", "exact", "operation", "without", "guarded", "untold", "ignored", "changes", "batches", "problems", "fails", "warnings", "guarded_changes", "shows"]
 )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Sequence
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import Plain
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import Plain
 
 from .documents import problems_on
 from .generator import Generator

@@ -86,7 +86,7 @@ def _missing(name: str, capability: str, value: Any, declared: FrozenSet[str]) -
     return f"platform {name} cannot do this (capability {capability})"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _choices() -> Mapping[str, FrozenSet[str]]:
     """Return, by the part of a capability before its star, the choices that may stand there."""
     found: Dict[str, FrozenSet[str]] = {}
@@ -151,7 +151,7 @@ def make_plan(document: Document, platform: Platform, before: State, operation: 
     return plan
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _capabilities_by_kind() -> Mapping[str, FrozenSet[str]]:
     return {kind: capabilities_of(cls) for kind, cls in KINDS.items()}
 
@@ -361,7 +361,8 @@ def _with_releases(changes: List[Change]) -> List[Change]:
                     broken.add(circle)
                     result.append(Change(change.before, released, difference(change.before, released)))
                     fields = difference(released, change.after) if change.after is not None else ()
-                    change = dataclasses.replace(change, before=released, fields=fields)
+                    result.append(dataclasses.replace(change, before=released, fields=fields))
+                    continue
             result.append(change)
         if not broken:
             return changes

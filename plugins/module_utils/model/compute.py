@@ -11,8 +11,8 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
 
-from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .access import SSH_KEY
+from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .types import (
     AbsolutePath,
     Boolean,

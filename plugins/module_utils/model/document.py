@@ -117,7 +117,7 @@ class Document:
         self.exact = frozenset(exact)
 
     @classmethod
-    def parse(cls, data: Any, exact: Any = ()) -> "Document":
+    def parse(cls, data: Any, exact: Any = ()) -> Document:
         """Read a document from plain data.
 
         data: a mapping of sections (virtual_switches, vms, ...) to lists of objects, or to one object for kinds of which
@@ -329,7 +329,7 @@ def _check_circles(
                 branches.append(iter(targets[place]))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _circular_kinds() -> FrozenSet[str]:
     """Return the kinds whose objects can name, by way of others, objects of their own kind."""
     reached = {kind: set(referenced_kinds(cls)) for kind, cls in KINDS.items()}

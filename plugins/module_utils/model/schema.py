@@ -48,7 +48,7 @@ class Option:
     clearable: whether an empty text says "none" as opposed to "as it is".
     """
 
-    type: "FieldType"
+    type: FieldType
     description: str
     default: Any = None
     key: bool = False
@@ -68,7 +68,7 @@ class Option:
         return f"what is given is not allowed{f'; allowed is {allowed}' if allowed else ''}"
 
 
-def option(type: "FieldType", description: str, **properties: Any) -> Any:
+def option(type: FieldType, description: str, **properties: Any) -> Any:
     """Return a dataclass field of a kind; the properties are those of :class:`Option`."""
     return dataclasses.field(default=None, metadata={"option": Option(type, description, **properties)})
 
@@ -82,17 +82,17 @@ class Path:
     def __init__(self, text: str = "") -> None:
         self.text = text
 
-    def field(self, name: Any) -> "Path":
+    def field(self, name: Any) -> Path:
         """Return the path of a field of the object here; a name that is no word is quoted like a key."""
         if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
             return Path(f"{self.text}[{show(name)}]")
         return Path(f"{self.text}.{name}" if self.text else str(name))
 
-    def inner(self, path: str) -> "Path":
+    def inner(self, path: str) -> Path:
         """Return the path that a relative one, such as ``bond.primary`` or ``routes['a'].gateway``, has from here."""
         return Path(f"{self.text}.{path}" if self.text and path else self.text or path)
 
-    def item(self, label: Any) -> "Path":
+    def item(self, label: Any) -> Path:
         """Return the path of an element of the list here, by its key or its number."""
         return Path(f"{self.text}[{label if isinstance(label, int) else show(label)}]")
 
@@ -185,7 +185,7 @@ class Values(FieldType):
 class Nested(FieldType):
     """An object inside the object."""
 
-    def __init__(self, cls: Type["ModelObject"]) -> None:
+    def __init__(self, cls: Type[ModelObject]) -> None:
         self.cls = cls
 
     def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
@@ -212,7 +212,7 @@ class NestedList(FieldType):
     """
 
     def __init__(
-        self, cls: Type["ModelObject"], ordered: bool = True, maximum: int = 4096, partial: bool = False
+        self, cls: Type[ModelObject], ordered: bool = True, maximum: int = 4096, partial: bool = False
     ) -> None:
         self.cls = cls
         self.ordered = ordered
@@ -225,7 +225,7 @@ class NestedList(FieldType):
                 Problem(path.text, f"{show(value)} is not allowed; allowed is a list of at most {self.maximum} mappings")
             )
             return None
-        result: List["ModelObject"] = []
+        result: List[ModelObject] = []
         seen: Set[Any] = set()
         for number, element in enumerate(value):
             label = self.cls.label_of(element)
@@ -291,19 +291,19 @@ class ModelObject:
     DESCRIPTION: ClassVar[str] = ""
 
     @classmethod
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def options(cls) -> Mapping[str, Option]:
         """Return the fields by name, in the order of their declaration."""
         return {field.name: field.metadata["option"] for field in dataclasses.fields(cls)}
 
     @classmethod
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def key_fields(cls) -> Tuple[str, ...]:
         """Return the names of the fields that make up the key; none for a kind of which a host has only one."""
         return tuple(name for name, entry in cls.options().items() if entry.key)
 
     @classmethod
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def defaults(cls) -> Mapping[str, Any]:
         """Return the fields' defaults in canonical form, None for fields that have none."""
         return {name: cls.default_of(entry) for name, entry in cls.options().items()}
@@ -318,7 +318,7 @@ class ModelObject:
         return "/".join(str(part) for part in parts) if all(isinstance(part, str) for part in parts) else None
 
     @classmethod
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def fields_with(cls, what: str) -> Tuple[str, ...]:
         """Return the fields that have a property of :class:`Option`, or hold objects of which a field has it.
 
@@ -500,7 +500,7 @@ class ModelObject:
 
     def belongs_to(self) -> Iterator[Tuple[str, str, str]]:
         """Yield (kind, key of the object as text, `remove` or `include`) for every object that this one goes with."""
-        for name, entry, value in self.items("reference"):
+        for _name, entry, value in self.items("reference"):
             if entry.reference and entry.when_gone in ("remove", "include"):
                 yield entry.reference, str(value), entry.when_gone
 

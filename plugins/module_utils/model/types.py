@@ -15,7 +15,7 @@ import ipaddress
 import re
 import reprlib
 import unicodedata
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Set, Tuple
 
 # Format characters that scripts and emoji need (ZWNJ, ZWJ). All others are invisible, among them the directional ones of
 # UAX #9, which make a name read as something that it is not.
@@ -403,7 +403,7 @@ class CpuSet(ValueType):
     def parse(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, (int, str)):
             raise self.refuse(value)
-        cores = set()
+        cores: Set[int] = set()
         for part in _digits(value).split(","):
             match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
             if not match:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils import errors
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import (
     ApplyError,

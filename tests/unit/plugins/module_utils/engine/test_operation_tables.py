@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import BareforgeError, ValidateError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import Document

@@ -10,6 +10,7 @@ import dataclasses
 import re
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ValidateError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import (
     KIND_OF_SECTION,
@@ -157,7 +158,7 @@ class Thing(ModelObject):
     KIND = "thing"
 
     name: str = option(Value(Name()), "The name.", key=True)
-    main: Part = option(Nested(Part), "The main part.")
+    main: Part = option(Nested(Part), "The main part.")  # noqa: RUF009 - frozen, and made once
     parts: tuple = option(NestedList(Part, ordered=False), "All parts.", default=[])
     some: tuple = option(NestedList(Part, ordered=False, partial=True), "Some parts.")
     note: str = option(Value(Name()), "A note.", clearable=True)

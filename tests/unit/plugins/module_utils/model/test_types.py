@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model import types
 
 TABLE = yaml.safe_load((Path(__file__).parents[3] / "data" / "values" / "types.yml").read_text(encoding="utf-8"))
