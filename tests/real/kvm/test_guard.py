@@ -183,6 +183,67 @@ def test_uplink_that_is_moved_away_is_undone_by_the_host(host: RealHost) -> None
     assert host.run("find", "/etc/systemd/network", "-name", f"*bareforge-{device}*") == ""
 
 
+def test_networks_of_libvirt_are_brought_back_as_they_run_and_as_they_start(host: RealHost) -> None:
+    def change_and_undo() -> Any:
+        import host_tools
+
+        from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.guard import KvmGuard
+
+        def write(path: str, text: str) -> str:
+            with open(path, "w", encoding="ascii") as stream:
+                stream.write(text)
+            return path
+
+        def group(name: str, vlan: int) -> str:
+            return f"<portgroup name='{name}'><vlan><tag id='{vlan}'/></vlan></portgroup>"
+
+        def state() -> Any:
+            return [
+                host_tools.output("virsh", "net-dumpxml", "guardnet"),
+                host_tools.output("virsh", "net-dumpxml", "--inactive", "guardnet"),
+                host_tools.output("ovs-vsctl", "get", "Port", "guardport", "tag"),
+            ]
+
+        host_tools.output("ovs-vsctl", "--may-exist", "add-br", "guardbr")
+        host_tools.output(
+            *("ovs-vsctl", "add-port", "guardbr", "guardport", "tag=5", "--", "set", "Interface", "guardport"),
+            "type=internal",
+        )
+        xml = (
+            "<network><name>guardnet</name><forward mode='bridge'/><bridge name='guardbr'/>"
+            f"<virtualport type='openvswitch'/>{group('a', 5)}{group('b', 7)}</network>"
+        )
+        host_tools.output("virsh", "net-define", write("/run/guardnet.xml", xml))
+        host_tools.output("virsh", "net-start", "guardnet")
+        try:
+            before = state()
+            token = KvmGuard().arm_parts(["network"], 300)["token"]
+            for verb, text in (("modify", group("a", 6)), ("delete", group("b", 7)), ("add-last", group("c", 8))):
+                path = write("/run/guardgroup.xml", text)
+                host_tools.output(*("virsh", "net-update", "guardnet", verb, "portgroup", path, "--live", "--config"))
+            host_tools.output("ovs-vsctl", "set", "Port", "guardport", "tag=6")
+            changed = state()
+            KvmGuard().undo(token)
+            return [before, changed, state()]
+        finally:
+            host_tools.output("virsh", "net-destroy", "guardnet")
+            host_tools.output("virsh", "net-undefine", "guardnet")
+            host_tools.output("ovs-vsctl", "del-br", "guardbr")
+
+    before, changed, after = host.on_host(change_and_undo)
+    assert all(old != new for old, new in zip(before, changed, strict=True))
+    assert port_groups(after[0]) == port_groups(before[0])
+    assert after[1:] == before[1:]
+
+
+def port_groups(xml: str) -> dict[str, list[str]]:
+    """Return the VLAN ids of a libvirt network's port groups."""
+    from xml.etree import ElementTree
+
+    groups = ElementTree.fromstring(xml).iterfind("portgroup")
+    return {group.get("name", ""): [tag.get("id", "") for tag in group.iterfind("vlan/tag")] for group in groups}
+
+
 def test_restart_while_the_guard_waits_undoes_at_boot(host: RealHost) -> None:
     result = host.on_host(apply_unseen, document={"firewall": {"log_denied": True}}, seconds=600)
     assert host.run("find", "/etc/bareforge/firewall.json")
