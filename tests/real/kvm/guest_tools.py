@@ -32,7 +32,7 @@ def console(name: str) -> str:
         return ""
 
 
-def wait_for(name: str, text: str, seconds: float = 240) -> str:
+def wait_for(name: str, text: str, seconds: float = 600) -> str:
     """Wait until a guest's console shows a text, and return the console."""
     deadline = time.monotonic() + seconds
     while text not in console(name):
@@ -52,7 +52,7 @@ def ask_agent(name: str, command: str, arguments: Any = None, seconds: int = 60)
     return json.loads(libvirt_qemu.qemuAgentCommand(domain(name), json.dumps(request), seconds, 0))["return"]
 
 
-def guest(name: str, script: str, seconds: float = 90) -> str:
+def guest(name: str, script: str, seconds: float = 240) -> str:
     """Run a shell script in a guest by its agent and return what it has written."""
     import libvirt
 
@@ -77,7 +77,7 @@ def guest(name: str, script: str, seconds: float = 90) -> str:
         time.sleep(0.3)
 
 
-def wait_in_guest(name: str, script: str, wanted: str, seconds: float = 60) -> str:
+def wait_in_guest(name: str, script: str, wanted: str, seconds: float = 180) -> str:
     """Run a shell script in a guest until its output holds a text, and return the output."""
     deadline = time.monotonic() + seconds
     while True:

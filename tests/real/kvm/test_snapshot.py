@@ -19,7 +19,7 @@ from .test_vm import call
 def box(tiny: RealHost) -> Iterator[RealHost]:
     """The host with a running VM `box`."""
     vm = {"name": "box", "template": "tiny", "memory": {"size": 160}}
-    tiny.apply({"vms": [vm]}, timeout=400)
+    tiny.apply({"vms": [vm]}, timeout=900)
     call(tiny, "wait_for", "box", "lab: ready box")
     yield tiny
     tiny.apply({"vms": [{"name": "box", "state": "absent"}]}, operation={"shutdown_timeout": 0})
@@ -65,7 +65,7 @@ def test_snapshots_bring_back_disk_and_memory(box: RealHost) -> None:
     assert shown(box) == ["one", "one"]
     assert call(box, "guest", "box", boot) == started
 
-    assert box.on_host(revert, vm="box", name="disk-only", timeout=400)["power"] == "running"
+    assert box.on_host(revert, vm="box", name="disk-only", timeout=900)["power"] == "running"
     call(box, "wait_for", "box", "lab: ready box")
     # The guest was started from its disk: what lay in memory is gone.
     assert shown(box) == ["two"]
@@ -74,16 +74,16 @@ def test_snapshots_bring_back_disk_and_memory(box: RealHost) -> None:
 
 def test_a_snapshot_of_a_vm_that_is_off(box: RealHost) -> None:
     write(box, "four")
-    box.apply({"vms": [{"name": "box", "power": "stopped"}]}, operation={"shutdown_timeout": 120}, timeout=400)
+    box.apply({"vms": [{"name": "box", "power": "stopped"}]}, operation={"shutdown_timeout": 300}, timeout=900)
     with pytest.raises(OnHostError, match="is stopped, so there is no memory to keep"):
         box.apply({"snapshots": [{"vm": "box", "name": "off", "memory": True}]})
     box.apply({"snapshots": [{"vm": "box", "name": "off"}]})
     assert box.apply({"snapshots": [{"vm": "box", "name": "off"}]})["changed"] is False
-    box.apply({"vms": [{"name": "box", "power": "running"}]}, timeout=400)
+    box.apply({"vms": [{"name": "box", "power": "running"}]}, timeout=900)
     call(box, "wait_for", "box", "lab: ready box")
     write(box, "five")
     assert box.on_host(revert, vm="box", name="off")["power"] == "stopped"
-    box.apply({"vms": [{"name": "box", "power": "running"}]}, timeout=400)
+    box.apply({"vms": [{"name": "box", "power": "running"}]}, timeout=900)
     call(box, "wait_for", "box", "lab: ready box")
     assert shown(box) == ["four"]
 
