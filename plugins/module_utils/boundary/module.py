@@ -54,6 +54,8 @@ def run_module(name: str) -> None:
         result = _perform(module)
     except Exception as error:  # noqa: BLE001 - the one boundary: a task that breaks off says so in one sentence
         result = failure(error, module._verbosity)
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     # fail_json would add a traceback of its own by its own rules.
     module.exit_json(**result)
 
