@@ -207,9 +207,7 @@ def _rate_in(element: Optional[Element]) -> Optional[Rate]:
     if element is None:
         return None
     average, peak, burst = (int(element.get(name, "0")) or None for name in ("average", "peak", "burst"))
-    return Rate(
-        average=average and average * _KBIT_PER_KILOBYTE, peak=peak and peak * _KBIT_PER_KILOBYTE, burst=burst
-    )
+    return Rate(average=average and average * _KBIT_PER_KILOBYTE, peak=peak and peak * _KBIT_PER_KILOBYTE, burst=burst)
 
 
 # -- Writing -----------------------------------------------------------------------------------------------------------

@@ -91,9 +91,7 @@ def is_whole(bridge: BridgeRow, network: Optional[LibvirtNetwork], uplinks: List
     """Return whether all that belongs to a switch of ours beside its bridge is there."""
     if network is None or not network.is_whole(bridge.name):
         return False
-    return all(
-        networkd.is_written(name, networkd.uplink_file(name)) and host_devices.is_up(name) for name in uplinks
-    )
+    return all(networkd.is_written(name, networkd.uplink_file(name)) and host_devices.is_up(name) for name in uplinks)
 
 
 def _mtu_of(bridge: BridgeRow, asked: int, uplinks: List[str]) -> int:
