@@ -160,6 +160,12 @@ class FirewallRule(ModelObject):
     ports: Optional[Tuple[str, ...]] = option(
         Values(PortRange(), maximum=256), "The destination ports and ranges; none is all.", default=[]
     )
+    source_ports: Optional[Tuple[str, ...]] = option(
+        Values(PortRange(), maximum=256),
+        "The source ports and ranges; none is all.",
+        default=[],
+        capability="firewall_rule.source_ports",
+    )
     sources: Optional[Tuple[str, ...]] = option(
         Values(Cidr(), maximum=1024), "The networks that it comes from, IPv4 and IPv6; none is all.", default=[]
     )
@@ -202,6 +208,8 @@ class FirewallRule(ModelObject):
 
     def check_complete(self) -> Iterator[Tuple[str, str]]:
         yield from self.check()
+        if self.source_ports and not self.service and self.protocol not in ("tcp", "udp", "sctp"):
+            yield "source_ports", f"go with protocol tcp, udp or sctp only, not with {self.protocol}"
         yield from _check_ports_and_families(
             self.protocol, self.ports or (), {"sources": self.sources or (), "destinations": self.destinations or ()}
         )
