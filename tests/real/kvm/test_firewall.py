@@ -70,7 +70,7 @@ def probe_all(jobs: Any) -> Any:
             except TimeoutError:
                 return "silent"
             except OSError as error:
-                return errno.errorcode.get(error.errno, str(error))
+                return errno.errorcode.get(error.errno or 0, str(error))
             return "open"
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:

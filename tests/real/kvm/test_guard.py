@@ -129,7 +129,7 @@ def test_failed_run_undoes_at_once(host: RealHost) -> None:
         def refuse(*_arguments: Any) -> Any:
             raise VerifyError("did not take")
 
-        runner._verify = refuse
+        setattr(runner, "_verify", refuse)  # noqa: B010 - the type is meant to differ
         try:
             host_tools.apply({"firewall": {}}, operation={"guard": {"enabled": True, "timeout": 300}})
         except BareforgeError as error:

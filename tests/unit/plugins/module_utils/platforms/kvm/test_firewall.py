@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 @pytest.fixture
-def in_kernel() -> Iterator[Callable[[Callable[[], Any]], Any]]:
+def in_kernel() -> Callable[[Callable[[], Any]], Any]:
     """Runs a function in a network namespace; what it raises comes out."""
 
     def enter(work: Callable[[], Any]) -> Any:

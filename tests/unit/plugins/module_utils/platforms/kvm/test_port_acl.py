@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         port_acl_module, "read_nics", lambda vms: {vm: dict(nics) for vm, nics in made.nics.items() if vm in vms}
     )
     monkeypatch.setattr(systemd, "systemctl", lambda *arguments, **_options: made.programs.append(arguments))
-    monkeypatch.setattr(port_acl_module.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     return made
 
 
@@ -248,7 +249,7 @@ def test_what_is_left_of_a_vm_that_is_gone_is_removed(host: Host, in_kernel: Any
 
 @pytest.mark.parametrize("point", ["run", "write_json", "remove_file"])
 def test_killed_at_any_step_converges(host: Host, in_kernel: Any, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    calls = []
+    calls: list[Any] = []
 
     def work() -> None:
         host.start()

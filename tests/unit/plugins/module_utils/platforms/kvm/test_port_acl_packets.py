@@ -99,7 +99,7 @@ def test_each_guard_drops_what_it_is_for_and_no_more(on_bridge: Any, acl: Any, d
 def test_rules_hold_in_their_order_and_direction(on_bridge: Any) -> None:
     def packet(source4: str, source6: str, target4: str, target6: str, port: int) -> dict[str, bytes]:
         to_vm = source4 != VM4
-        ends = {"source": PEER_MAC, "target": VM_MAC} if to_vm else {"source": VM_MAC, "target": PEER_MAC}
+        ends: Any = {"source": PEER_MAC, "target": VM_MAC} if to_vm else {"source": VM_MAC, "target": PEER_MAC}
         return {
             f"4 {source4} {target4} {port}": frames.ethernet(
                 IP4, frames.ipv4(source4, target4, TCP, frames.tcp(9, port)), **ends
