@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,3 +22,6 @@ for folder in (ROOT, ROOT / "tests", ROOT / "collections"):
 def pytest_configure(config: pytest.Config) -> None:
     """Load our plugin; its name can be imported only now."""
     config.pluginmanager.import_plugin("capabilities.plugin")
+    # How long an example takes says how busy the machine is, and a failure that depends on that helps nobody.
+    hypothesis.settings.register_profile("bareforge", deadline=None)
+    hypothesis.settings.load_profile("bareforge")

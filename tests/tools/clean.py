@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LABS = ROOT / ".lab"
 MADE = (
     *(".venv", ".report", ".cache", ".lab", ".ansible", ".hypothesis", ".pytest_cache", ".mypy_cache", ".ruff_cache"),
-    *("inventories/lab/machines.yml", "changelogs/.plugin-cache.yaml", "tests/output"),
+    *("inventories/lab/machines.yml", "inventories/lab/reports", "changelogs/.plugin-cache.yaml", "tests/output"),
 )
 MADE_ANYWHERE = ("*/inventory/machines.yml", "**/__pycache__")
 
