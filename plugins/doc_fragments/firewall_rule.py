@@ -90,6 +90,13 @@ options:
       - Each entry is a port from 1 to 65535, or a range such as 8000-8010.
     type: list
     elements: str
+  source_ports:
+    description:
+      - The source ports and ranges; none is all.
+      - Each entry is a port from 1 to 65535, or a range such as 8000-8010.
+      - A platform offers this by its capability C(firewall_rule.source_ports).
+    type: list
+    elements: str
   sources:
     description:
       - The networks that it comes from, IPv4 and IPv6; none is all.

@@ -37,6 +37,16 @@ options:
       - The default is V(false).
       - A platform offers this by its capability C(host_interface.dhcp).
     type: bool
+  dhcp6:
+    description:
+      - Whether it asks DHCPv6 for an IPv6 address.
+      - A platform offers this by its capability C(host_interface.dhcp6).
+    type: bool
+  accept_ra:
+    description:
+      - Whether it takes IPv6 addresses and routes from router advertisements (RFC 4862).
+      - A platform offers this by its capability C(host_interface.accept_ra).
+    type: bool
   gateway4:
     description:
       - The IPv4 default gateway.

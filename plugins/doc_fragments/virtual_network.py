@@ -49,12 +49,12 @@ options:
   bandwidth:
     description:
       - Limits of each port.
+      - A platform offers this by its capability C(virtual_network.bandwidth).
     type: dict
     suboptions:
       inbound:
         description:
           - Towards the guest.
-          - A platform offers this by its capability C(virtual_network.bandwidth).
         type: dict
         suboptions:
           average:
@@ -76,7 +76,6 @@ options:
       outbound:
         description:
           - From the guest.
-          - A platform offers this by its capability C(virtual_network.bandwidth).
         type: dict
         suboptions:
           average:
@@ -95,6 +94,24 @@ options:
               - How much may pass at the highest rate, in KiB.
               - Allowed is a whole number from 1 to 16777216 (KiB).
             type: int
+  security:
+    description:
+      - What its ports may do, where it differs from the switch.
+      - A platform offers this by its capability C(virtual_network.security).
+    type: dict
+    suboptions:
+      promiscuous:
+        description:
+          - Whether a port may see frames for others.
+        type: bool
+      mac_changes:
+        description:
+          - Whether a guest may change its MAC address.
+        type: bool
+      forged_transmits:
+        description:
+          - Whether a guest may send from other MAC addresses.
+        type: bool
   subnets:
     description:
       - The IP networks in use here. Where given, addresses of interfaces and VMs on it must lie in one

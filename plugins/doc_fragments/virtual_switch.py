@@ -78,25 +78,28 @@ options:
       - The default is V(1500).
       - A platform offers this by its capability C(virtual_switch.mtu).
     type: int
+  vlan_aware:
+    description:
+      - Whether its ports may carry VLANs, where the platform's switches can also do without.
+      - A platform offers this by its capability C(virtual_switch.vlan_aware).
+    type: bool
   security:
     description:
       - What its ports may do.
+      - A platform offers this by its capability C(virtual_switch.security).
     type: dict
     suboptions:
       promiscuous:
         description:
           - Whether a port may see frames for others.
-          - A platform offers this by its capability C(virtual_switch.security).
         type: bool
       mac_changes:
         description:
           - Whether a guest may change its MAC address.
-          - A platform offers this by its capability C(virtual_switch.security).
         type: bool
       forged_transmits:
         description:
           - Whether a guest may send from other MAC addresses.
-          - A platform offers this by its capability C(virtual_switch.security).
         type: bool
   nat:
     description:

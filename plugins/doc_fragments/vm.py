@@ -295,6 +295,54 @@ options:
           - The default is V(true).
           - A platform offers this by its capability C(vm.nic.connected).
         type: bool
+      bandwidth:
+        description:
+          - Its own limits, in place of its network's.
+          - A platform offers this by its capability C(vm.nic.bandwidth).
+        type: dict
+        suboptions:
+          inbound:
+            description:
+              - Towards the guest.
+            type: dict
+            suboptions:
+              average:
+                description:
+                  - The average rate in kbit/s.
+                  - Allowed is a whole number from 1 to 400000000 (kbit/s).
+                type: int
+                required: true
+              peak:
+                description:
+                  - The highest rate in kbit/s.
+                  - Allowed is a whole number from 1 to 400000000 (kbit/s).
+                type: int
+              burst:
+                description:
+                  - How much may pass at the highest rate, in KiB.
+                  - Allowed is a whole number from 1 to 16777216 (KiB).
+                type: int
+          outbound:
+            description:
+              - From the guest.
+            type: dict
+            suboptions:
+              average:
+                description:
+                  - The average rate in kbit/s.
+                  - Allowed is a whole number from 1 to 400000000 (kbit/s).
+                type: int
+                required: true
+              peak:
+                description:
+                  - The highest rate in kbit/s.
+                  - Allowed is a whole number from 1 to 400000000 (kbit/s).
+                type: int
+              burst:
+                description:
+                  - How much may pass at the highest rate, in KiB.
+                  - Allowed is a whole number from 1 to 16777216 (KiB).
+                type: int
       addresses:
         description:
           - The addresses that the guest is given; DHCP where none is.
@@ -323,6 +371,20 @@ options:
           - A platform offers this by its capability C(vm.guest).
         type: list
         elements: str
+  cdrom:
+    description:
+      - The image in its CD-ROM drive, as a path on the host or in the platform's own words; an empty
+        text takes it out.
+      - An empty text takes it away.
+      - A platform offers this by its capability C(vm.cdrom).
+    type: str
+  pci_devices:
+    description:
+      - Devices of the host that are passed through to it; the whole list.
+      - Each entry is a PCI address such as 0000:01:00.0.
+      - A platform offers this by its capability C(vm.pci_devices).
+    type: list
+    elements: str
   guest:
     description:
       - What the guest is given when it first starts.
@@ -402,6 +464,18 @@ options:
       - The default is V(false).
       - A platform offers this by its capability C(vm.autostart).
     type: bool
+  autostart_order:
+    description:
+      - 'When it starts with the host: those with lower numbers go first.'
+      - Allowed is a whole number from 1 to 65535.
+      - A platform offers this by its capability C(vm.autostart_order).
+    type: int
+  autostart_delay:
+    description:
+      - How long the next VM waits after this one has started, in seconds.
+      - Allowed is a whole number from 0 to 3600 (seconds).
+      - A platform offers this by its capability C(vm.autostart_order).
+    type: int
   power:
     description:
       - Whether it runs.
@@ -412,6 +486,14 @@ options:
       - running
       - stopped
       - suspended
+  tags:
+    description:
+      - Words by which VMs are found; the whole list.
+      - Each entry is a name of 1 to 80 characters without control or invisible characters or blanks at
+        its ends.
+      - A platform offers this by its capability C(vm.tags).
+    type: list
+    elements: str
   description:
     description:
       - What it is for.

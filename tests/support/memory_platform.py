@@ -16,7 +16,7 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, ClassVar, Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.change import POWER_CYCLE, Change
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import (
@@ -332,7 +332,7 @@ class MemoryGuard(Guard):
         self.host.guard_state = None
 
 
-def _interface(*kinds: str) -> type:
+def _interface(*kinds: str) -> Type[MemoryInterface]:
     own = frozenset(name for name in every_capability() if name.split(".")[0] in kinds)
     return type(f"Memory_{'_'.join(kinds)}", (MemoryInterface,), {"KINDS": kinds, "CAPABILITIES": own})
 
@@ -341,7 +341,7 @@ class MemoryPlatform(Platform):
     """A platform of every kind and every capability, in memory."""
 
     NAME = "memory"
-    INTERFACES = (
+    INTERFACES: ClassVar[Tuple[Type[MemoryInterface], ...]] = (
         _interface("system"),
         _interface("storage_pool"),
         _interface("virtual_switch", "virtual_network", "host_interface"),

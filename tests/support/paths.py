@@ -117,9 +117,9 @@ def _inside(
     if not rest:
         yield Place(chain, entries)
     elif inner is None and isinstance(entry.type, Values):
-        number = re.fullmatch(r"\[([0-9]+)\]", rest)
-        if number and int(number.group(1)) < len(value):
-            yield Place([*chain, (value, int(number.group(1)))], [*entries, None])
+        index = re.fullmatch(r"\[([0-9]+)\]", rest)
+        if index and int(index.group(1)) < len(value):
+            yield Place([*chain, (value, int(index.group(1)))], [*entries, None])
     elif isinstance(entry.type, TextMap):
         for key in value:
             if rest == Path().item(key).text:

@@ -12,7 +12,7 @@ from typing import Any, List
 try:
     from re import _parser as parser  # type: ignore[attr-defined]
 except ImportError:
-    import sre_parse as parser  # type: ignore[no-redef]
+    import sre_parse as parser
 
 LONGEST_REPEAT = 6
 """How often what may repeat without limit is repeated at most beyond its least number."""

@@ -13,6 +13,7 @@ from typing import Iterator, Optional, Tuple
 
 from .access import SSH_KEY
 from .schema import ModelObject, Nested, NestedList, Value, Values, option
+from .network import Bandwidth
 from .types import (
     AbsolutePath,
     Boolean,
@@ -242,6 +243,9 @@ class Nic(ModelObject):
     connected: Optional[bool] = option(
         Value(Boolean()), "Whether its cable is plugged.", default=True, capability="vm.nic.connected"
     )
+    bandwidth: Optional[Bandwidth] = option(
+        Nested(Bandwidth), "Its own limits, in place of its network's.", capability="vm.nic.bandwidth"
+    )
     addresses: Optional[Tuple[str, ...]] = option(
         Values(InterfaceAddress(), ordered=True, maximum=64),
         "The addresses that the guest is given; DHCP where none is.",
@@ -355,6 +359,21 @@ class Vm(ModelObject):
     nics: Optional[Tuple[Nic, ...]] = option(
         NestedList(Nic, maximum=16), "Its network adapters in the order that the guest sees; the whole list."
     )
+    cdrom: Optional[str] = option(
+        Value(Text(maximum=1024, minimum=1)),
+        "The image in its CD-ROM drive, as a path on the host or in the platform's own words; an empty text takes it out.",
+        clearable=True,
+        capability="vm.cdrom",
+    )
+    pci_devices: Optional[Tuple[str, ...]] = option(
+        Values(
+            Pattern(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]", "a PCI address such as 0000:01:00.0", lower=True),
+            ordered=True,
+            maximum=64,
+        ),
+        "Devices of the host that are passed through to it; the whole list.",
+        capability="vm.pci_devices",
+    )
     guest: Optional[Guest] = option(
         Nested(Guest), "What the guest is given when it first starts.", create_only=True, capability="vm.guest"
     )
@@ -369,11 +388,24 @@ class Vm(ModelObject):
     autostart: Optional[bool] = option(
         Value(Boolean()), "Whether it starts with the host.", default=False, capability="vm.autostart"
     )
+    autostart_order: Optional[int] = option(
+        Value(Integer(1, 65535)),
+        "When it starts with the host: those with lower numbers go first.",
+        capability="vm.autostart_order",
+    )
+    autostart_delay: Optional[int] = option(
+        Value(Integer(0, 3600, "seconds")),
+        "How long the next VM waits after this one has started, in seconds.",
+        capability="vm.autostart_order",
+    )
     power: Optional[str] = option(
         Value(Choice("running", "stopped", "suspended")),
         "Whether it runs.",
         default="running",
         capability="vm.power.*",
+    )
+    tags: Optional[Tuple[str, ...]] = option(
+        Values(Name(maximum=80), maximum=64), "Words by which VMs are found; the whole list.", capability="vm.tags"
     )
     description: Optional[str] = option(Value(Text(multiline=True, maximum=2000)), "What it is for.", clearable=True)
 

@@ -80,13 +80,13 @@ class SwitchSecurity(ModelObject):
     """What the ports of the switch may do unless their network or port says otherwise."""
 
     promiscuous: Optional[bool] = option(
-        Value(Boolean()), "Whether a port may see frames for others.", capability="virtual_switch.security"
+        Value(Boolean()), "Whether a port may see frames for others."
     )
     mac_changes: Optional[bool] = option(
-        Value(Boolean()), "Whether a guest may change its MAC address.", capability="virtual_switch.security"
+        Value(Boolean()), "Whether a guest may change its MAC address."
     )
     forged_transmits: Optional[bool] = option(
-        Value(Boolean()), "Whether a guest may send from other MAC addresses.", capability="virtual_switch.security"
+        Value(Boolean()), "Whether a guest may send from other MAC addresses."
     )
 
 
@@ -181,7 +181,14 @@ class VirtualSwitch(ModelObject):
     mtu: Optional[int] = option(
         Value(Integer(1280, 9216, "bytes")), "The largest packet.", default=1500, capability="virtual_switch.mtu"
     )
-    security: Optional[SwitchSecurity] = option(Nested(SwitchSecurity), "What its ports may do.")
+    vlan_aware: Optional[bool] = option(
+        Value(Boolean()),
+        "Whether its ports may carry VLANs, where the platform's switches can also do without.",
+        capability="virtual_switch.vlan_aware",
+    )
+    security: Optional[SwitchSecurity] = option(
+        Nested(SwitchSecurity), "What its ports may do.", capability="virtual_switch.security"
+    )
     nat: Optional[Nat] = option(Nested(Nat), "The private network of a switch of type nat.")
     kvm: Optional[KvmSwitch] = option(Nested(KvmSwitch), "What only a KVM or plain Xen host has.")
 
@@ -235,8 +242,8 @@ class Rate(ModelObject):
 class Bandwidth(ModelObject):
     """Bandwidth limits of each port of a network, seen from the guest."""
 
-    inbound: Optional[Rate] = option(Nested(Rate), "Towards the guest.", capability="virtual_network.bandwidth")
-    outbound: Optional[Rate] = option(Nested(Rate), "From the guest.", capability="virtual_network.bandwidth")
+    inbound: Optional[Rate] = option(Nested(Rate), "Towards the guest.")
+    outbound: Optional[Rate] = option(Nested(Rate), "From the guest.")
 
 
 @dataclass(frozen=True)
@@ -268,7 +275,14 @@ class VirtualNetwork(ModelObject):
         default=False,
         capability="virtual_network.isolated",
     )
-    bandwidth: Optional[Bandwidth] = option(Nested(Bandwidth), "Limits of each port.")
+    bandwidth: Optional[Bandwidth] = option(
+        Nested(Bandwidth), "Limits of each port.", capability="virtual_network.bandwidth"
+    )
+    security: Optional[SwitchSecurity] = option(
+        Nested(SwitchSecurity),
+        "What its ports may do, where it differs from the switch.",
+        capability="virtual_network.security",
+    )
     subnets: Optional[Tuple[str, ...]] = option(
         Values(Cidr(), maximum=64),
         "The IP networks in use here. Where given, addresses of interfaces and VMs on it must lie in one of them.",
@@ -316,6 +330,14 @@ class HostInterface(ModelObject):
         "Whether it asks DHCP for an IPv4 address.",
         default=False,
         capability="host_interface.dhcp",
+    )
+    dhcp6: Optional[bool] = option(
+        Value(Boolean()), "Whether it asks DHCPv6 for an IPv6 address.", capability="host_interface.dhcp6"
+    )
+    accept_ra: Optional[bool] = option(
+        Value(Boolean()),
+        "Whether it takes IPv6 addresses and routes from router advertisements (RFC 4862).",
+        capability="host_interface.accept_ra",
     )
     gateway4: Optional[str] = option(Value(IpAddress(4)), "The IPv4 default gateway.", clearable=True)
     gateway6: Optional[str] = option(Value(IpAddress(6)), "The IPv6 default gateway.", clearable=True)

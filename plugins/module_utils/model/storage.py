@@ -59,6 +59,11 @@ class StoragePool(ModelObject):
         Value(AbsolutePath()), "Where it lies or is mounted on the host.", create_only=True, claims="storage path"
     )
     source: Optional[StorageSource] = option(Nested(StorageSource), "What it is made of.")
+    content: Optional[Tuple[str, ...]] = option(
+        Values(Choice("disks", "templates", "images", "backups")),
+        "What may lie in it; everything that the platform allows where not given.",
+        capability="storage_pool.content.*",
+    )
     autostart: Optional[bool] = option(Value(Boolean()), "Whether it starts with the host.", default=True)
     capacity: Optional[int] = option(
         Value(Integer(1, 2**40, "GiB")), "The size to grow to, where the pool can.", capability="storage_pool.grow"
