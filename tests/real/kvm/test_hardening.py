@@ -72,7 +72,7 @@ def picture_of_host() -> dict[str, Any]:
     for root, _folders, names in os.walk("/etc"):
         for path in [root, *(os.path.join(root, name) for name in names)]:
             status = os.lstat(path)
-            entry = [status.st_mode, status.st_uid, status.st_gid]
+            entry: list[Any] = [status.st_mode, status.st_uid, status.st_gid]
             if os.path.islink(path):
                 entry.append(os.readlink(path))
             elif os.path.isfile(path):
@@ -116,7 +116,7 @@ def harden(host: RealHost, data: dict[str, Any]) -> Run:
     def run(
         mode: str, *, rules: tuple[str, ...] = (), check: bool = False, die_at: str | None = None
     ) -> dict[str, Any]:
-        return host.on_host(  # type: ignore[no-any-return]
+        return host.on_host(
             run_on_host, timeout=600, data=data, mode=mode, exceptions=[LAB_EXCEPTION], rules=list(rules),
             check=check, die_at=die_at,
         )  # fmt: skip
@@ -318,7 +318,7 @@ def test_units_and_modules_are_switched_off_and_on_again(host: RealHost, data: d
     own = {**data, "rules": rules, "exceptions": []}
 
     def run(mode: str) -> dict[str, Any]:
-        return host.on_host(  # type: ignore[no-any-return]
+        return host.on_host(
             run_on_host, data=own, mode=mode, exceptions=[], rules=[], check=False, die_at=None, timeout=600
         )
 
