@@ -107,6 +107,7 @@ def test_exact_prunes_exactly_the_rest(first, second, exact):
 
     done = apply(host, second, exact)
     warnings = done.get("warnings", [])
+    ports = {(vm.name, nic.name) for vm in host.objects["vm"].values() for nic in vm.nics or ()}
     for kind in KINDS:
         listed = set(wanted.present.get(kind, {}))
         kept = {
@@ -117,8 +118,9 @@ def test_exact_prunes_exactly_the_rest(first, second, exact):
         if kind in exact:
             assert set(host.objects[kind]) == listed | kept, as_text(done)
         else:
-            # Filters and snapshots go with their VM, whatever is said of them.
-            gone = {key for key in before[kind] if kind in ("port_acl", "snapshot") and (key[0],) not in host.objects["vm"]}
+            # Snapshots go with their VM, and filters with their NIC, whatever is said of them.
+            gone = {key for key in before[kind] if kind == "snapshot" and (key[0],) not in host.objects["vm"]}
+            gone |= {key for key in before[kind] if kind == "port_acl" and key not in ports}
             assert set(host.objects[kind]) == (set(before[kind]) - gone) | listed, as_text(done)
     assert apply(host, second, exact)["changes"] == []
 

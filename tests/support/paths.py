@@ -118,10 +118,10 @@ def _inside(
         yield Place(chain, entries)
     elif inner is None and isinstance(entry.type, Values):
         index = re.fullmatch(r"\[([0-9]+)\]", rest)
-        if index and int(index.group(1)) < len(value):
+        if index and isinstance(value, list) and int(index.group(1)) < len(value):
             yield Place([*chain, (value, int(index.group(1)))], [*entries, None])
     elif isinstance(entry.type, TextMap):
-        for key in value:
+        for key in value or ():
             if rest == Path().item(key).text:
                 yield Place([*chain, (value, key)], [*entries, None])
     elif inner is not None and isinstance(value, list):
