@@ -131,7 +131,7 @@ def unit() -> list[Check]:
     """What needs no host, and module_utils on the oldest Python that they run on."""
     oldest = REPORT / "python39.xml"
     return [
-        pytest_check("unit", existing(TESTS_WITHOUT_HOST), f"--numprocesses={AT_ONCE}"),
+        pytest_check("unit", existing(TESTS_WITHOUT_HOST), f"--numprocesses={AT_ONCE}", "--dist=worksteal"),
         Check(
             "unit on Python 3.9",
             python("tests/tools/oldest_python.py", f"--junitxml={oldest}"),
