@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,11 @@ def test_the_daemon_is_waited_for_by_the_database(serve: Serve) -> None:
 
 
 def test_a_daemon_that_is_dead(serve: Serve) -> None:
-    _server, database = serve(*[reply([{"error": "timed out"}, None])] * 1000)
+    def time_out(client: socket.socket, request: dict[str, Any]) -> None:
+        time.sleep(request["params"][1]["timeout"] / 1000 + 0.05)
+        reply([{"error": "timed out"}, None])(client, request)
+
+    _server, database = serve(time_out, time_out, time_out)
     with pytest.raises(ApplyError, match="ovs-vswitchd has not taken the change over within"):
         database.wait_for_daemon("root", 8, 5, 0.2, "update virtual_switch['br0']")
 
