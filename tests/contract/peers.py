@@ -141,14 +141,18 @@ class KvmPeer(Peer):
         source = inspect.getsource(carry_out) + (
             "\ndef main(**data):\n    import host_tools\n    return carry_out(host_tools, **data)\n"
         )
-        return self._ask(f"from typing import Any\n{source}", document=document, exact=exact, operation=operation, kinds=kinds)
+        return self._ask(
+            f"from typing import Any\n{source}", document=document, exact=exact, operation=operation, kinds=kinds
+        )
 
     def apply(self, document: Any, operation: Any = None) -> Any:
         source = "def main(**data):\n    import host_tools\n    return host_tools.apply(**data)\n"
         return self._ask(source, document=document, operation=operation)
 
     def gather(self, kinds: list[str]) -> Any:
-        return self._ask("def main(**data):\n    import host_tools\n    return host_tools.gather(**data)\n", kinds=kinds)
+        return self._ask(
+            "def main(**data):\n    import host_tools\n    return host_tools.gather(**data)\n", kinds=kinds
+        )
 
     def _ask(self, source: str, **data: Any) -> Any:
         from real.real_host import OnHostError

@@ -205,8 +205,53 @@ def test_no_secret_shows():
     shown = json.dumps([done, gathered(host), host.log])
     assert "canary" not in shown
     stored = repr(host.objects)
-    for secret in ("canary-storage-password", "canary-user-password", "$6$canaryuser", "$6$canaryguest", "canary-user-data"):
+    for secret in (
+        "canary-storage-password",
+        "canary-user-password",
+        "$6$canaryuser",
+        "$6$canaryguest",
+        "canary-user-data",
+    ):
         assert secret in stored
+
+
+def secret_spots() -> list[Way]:
+    """Return the ways to every secret of the document."""
+
+    def inside(cls: Any, item: dict[str, Any], way: Way) -> Iterator[Way]:
+        for name, entry in cls.options().items():
+            inner = getattr(entry.type, "cls", None)
+            if name in item and entry.secret:
+                yield [*way, name]
+            elif name in item and inner is not None:
+                for number, element in enumerate(item[name] if isinstance(item[name], list) else [item[name]]):
+                    yield from inside(
+                        inner, element, [*way, name, number] if isinstance(item[name], list) else [*way, name]
+                    )
+
+    document = every_kind()
+    return [
+        way
+        for kind, section in SECTIONS.items()
+        for number, item in enumerate(document[section] if KINDS[kind].key_fields() else [document[section]])
+        for way in inside(KINDS[kind], item, [section, number] if KINDS[kind].key_fields() else [section])
+    ]
+
+
+@pytest.mark.parametrize("way", secret_spots(), ids=lambda way: ".".join(str(step) for step in way))
+@pytest.mark.parametrize(
+    "value", ["canary\0", ["canary"], {"canary": "canary"}, "canary" * 20_000], ids=["NUL", "list", "mapping", "long"]
+)
+def test_a_secret_that_is_refused_is_not_told(way, value):
+    document = every_kind()
+    put(document, way, value)
+    with pytest.raises(ValidateError) as caught:
+        Document.parse(document)
+    (problem,) = caught.value.problems
+    holder, key = locate(document, problem.path).chain[-1]
+    assert holder[key] is value
+    assert "canary" not in caught.value.sentence("kvm1")
+    assert "canary" not in repr(caught.value.details)
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
@@ -239,7 +284,11 @@ def test_hostile_text_is_refused_by_its_path(text):
 
 
 def _names_nic(way: Way) -> bool:
-    return (way[0], way[-1]) == ("port_acls", "nic") or [step for step in way if isinstance(step, str)] == ["vms", "nics", "name"]
+    return (way[0], way[-1]) == ("port_acls", "nic") or [step for step in way if isinstance(step, str)] == [
+        "vms",
+        "nics",
+        "name",
+    ]
 
 
 def _clearable(way: Way) -> bool:
@@ -250,7 +299,9 @@ def _clearable(way: Way) -> bool:
     return isinstance(way[-1], str) and way[-1] in cls.options() and cls.options()[way[-1]].clearable
 
 
-@pytest.mark.parametrize("text", [text for text in HOSTILE.values() if text], ids=[name for name, text in HOSTILE.items() if text])
+@pytest.mark.parametrize(
+    "text", [text for text in HOSTILE.values() if text], ids=[name for name, text in HOSTILE.items() if text]
+)
 def test_hostile_text_is_carried_intact(text):
     """It is put in every place at once that takes it: the host is given it there, and it comes back."""
     document = every_kind()

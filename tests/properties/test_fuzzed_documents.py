@@ -196,7 +196,9 @@ plain_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.dates(), st.binary(max_size=8)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
-        st.dictionaries(st.one_of(st.text(max_size=6), st.sampled_from(["name", "state", "nics", "vm"])), inner, max_size=4),
+        st.dictionaries(
+            st.one_of(st.text(max_size=6), st.sampled_from(["name", "state", "nics", "vm"])), inner, max_size=4
+        ),
     ),
     max_leaves=12,
 )

@@ -97,7 +97,9 @@ class Generator:
             types.PortRange: lambda _port: self._range(65535),
             types.VlanRange: lambda _vlan: self._range(4094),
             types.Url: lambda _url: f"{self.chooser.choice(['http', 'https'])}://{self._host_name(False)}/image.qcow2",
-            types.AbsolutePath: lambda _path: f"/srv/{self.chooser.choice(SHORT_NAMES)}/{self._letters(1, 8).strip('/. ')}x",
+            types.AbsolutePath: lambda _path: (
+                f"/srv/{self.chooser.choice(SHORT_NAMES)}/{self._letters(1, 8).strip('/. ')}x"
+            ),
         }
         maker = makers.get(type.__class__)
         if maker is None:
@@ -145,8 +147,10 @@ class Generator:
         version = version or self.chooser.choice([4, 6])
         if self.chance(20):
             return self._address(version).split("/")[0]
-        return f"2001:db8:0:{self.chooser.integer(0, 1)}::/64" if version == 6 else self.chooser.choice(
-            ["192.0.2.0/24", "192.0.3.0/24", "192.0.2.0/23", "0.0.0.0/0"]
+        return (
+            f"2001:db8:0:{self.chooser.integer(0, 1)}::/64"
+            if version == 6
+            else self.chooser.choice(["192.0.2.0/24", "192.0.3.0/24", "192.0.2.0/23", "0.0.0.0/0"])
         )
 
     def _host_name(self, single_label: bool) -> str:

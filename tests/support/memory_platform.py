@@ -16,7 +16,21 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Type
+from typing import (
+    Any,
+    ClassVar,
+    Collection,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Type,
+)
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.change import POWER_CYCLE, Change
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import (
@@ -255,7 +269,9 @@ class MemoryInterface(Interface):
         return dataclasses.replace(change.after, **kept)
 
     def touches_management(self, change: Change, context: Context) -> bool:
-        return any(item is not None and carries_management(item, context.before) for item in (change.before, change.after))
+        return any(
+            item is not None and carries_management(item, context.before) for item in (change.before, change.after)
+        )
 
     def keeps(self, item: ModelObject, state: State) -> Optional[str]:
         if item.KIND == "vm" and getattr(item, "power", None) == "running":
@@ -378,11 +394,7 @@ def platform_without(capabilities: Collection[str] = (), guarded: bool = True) -
     classes = []
     for cls in MemoryPlatform.INTERFACES:
         kinds = tuple(kind for kind in cls.KINDS if kind not in capabilities)
-        left = frozenset(
-            name
-            for name in cls.CAPABILITIES
-            if name not in capabilities and name.split(".")[0] in kinds
-        )
+        left = frozenset(name for name in cls.CAPABILITIES if name not in capabilities and name.split(".")[0] in kinds)
         if kinds:
             classes.append(type(cls.__name__, (cls,), {"KINDS": kinds, "CAPABILITIES": left}))
     return type("LesserPlatform", (MemoryPlatform,), {"INTERFACES": tuple(classes), "GUARDED": guarded})

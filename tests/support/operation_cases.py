@@ -34,7 +34,24 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operati
 from .memory_platform import Faults, MemoryHost, MemoryPlatform, platform_without
 
 KEYS = frozenset(
-    ["name", "given", "document", "exact", "operation", "without", "guarded", "untold", "ignored", "changes", "batches", "problems", "fails", "warnings", "guarded_changes", "shows"]
+    [
+        "name",
+        "given",
+        "document",
+        "exact",
+        "operation",
+        "without",
+        "guarded",
+        "untold",
+        "ignored",
+        "changes",
+        "batches",
+        "problems",
+        "fails",
+        "warnings",
+        "guarded_changes",
+        "shows",
+    ]
 )
 
 

@@ -111,7 +111,9 @@ def _field_differences(old: Any, new: Any, path: Path, fixed: bool) -> Iterator[
 
 
 def _is_keyed(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and isinstance(value[0], ModelObject) and bool(value[0].key_fields())
+    return (
+        isinstance(value, tuple) and bool(value) and isinstance(value[0], ModelObject) and bool(value[0].key_fields())
+    )
 
 
 def not_taken(before: Optional[ModelObject], wanted: ModelObject, shown: ModelObject) -> List[Difference]:

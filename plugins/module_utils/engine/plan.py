@@ -231,7 +231,9 @@ def _going(document: Document, platform: Platform, plan: Plan) -> List[ModelObje
         for kind, objects in before.items():
             for key, item in objects.items():
                 listed = key in document.present.get(kind, {})
-                if not listed and any((what, label) in gone for what, label, how in item.belongs_to() if how == "remove"):
+                if not listed and any(
+                    (what, label) in gone for what, label, how in item.belongs_to() if how == "remove"
+                ):
                     going.setdefault((kind, key), item)
     for item in filters_without_port(plan.wanted):
         listed = item.key in document.present.get(item.KIND, {})
@@ -268,7 +270,8 @@ def _drop_parts(wanted: State, gone: Set[Tuple[str, str]], touched: Mapping[str,
         for key in [
             key
             for key, item in objects.items()
-            if key not in touched.get(kind, ()) and any((what, label) in gone for what, label, _how in item.belongs_to())
+            if key not in touched.get(kind, ())
+            and any((what, label) in gone for what, label, _how in item.belongs_to())
         ]:
             del objects[key]
 

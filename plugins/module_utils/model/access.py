@@ -100,7 +100,9 @@ class Permission(ModelObject):
         Value(Text(maximum=1024, minimum=1)), "What it holds for; / is the whole host.", key=True
     )
     principal_type: Optional[str] = option(Value(Choice("user", "group")), "What the principal is.", default="user")
-    role: Optional[str] = option(Value(Name()), "The role: viewer, operator, admin, or one of the host's.", required=True)
+    role: Optional[str] = option(
+        Value(Name()), "The role: viewer, operator, admin, or one of the host's.", required=True
+    )
     propagate: Optional[bool] = option(
         Value(Boolean()), "Whether it holds for everything below the path.", default=True
     )

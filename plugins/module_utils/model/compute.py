@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Iterator, Optional, Tuple
 
 from .access import SSH_KEY
-from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .network import Bandwidth
+from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .types import (
     AbsolutePath,
     Boolean,
@@ -37,9 +37,7 @@ from .types import (
 class TemplateSource(ModelObject):
     """Where a template's image comes from; exactly one of url, path and vm."""
 
-    url: Optional[str] = option(
-        Value(Url()), "Where the host fetches the image.", capability="template.source.url"
-    )
+    url: Optional[str] = option(Value(Url()), "Where the host fetches the image.", capability="template.source.url")
     path: Optional[str] = option(
         Value(AbsolutePath()), "The image's path on the host.", capability="template.source.path"
     )
@@ -76,9 +74,7 @@ class Template(ModelObject):
     DESCRIPTION = "A sealed, read-only image that virtual machines are made from."
 
     name: Optional[str] = option(Value(Name()), "The template's name.", key=True)
-    source: Optional[TemplateSource] = option(
-        Nested(TemplateSource), "Where the image comes from.", create_only=True
-    )
+    source: Optional[TemplateSource] = option(Nested(TemplateSource), "Where the image comes from.", create_only=True)
     checksum: Optional[str] = option(
         Value(Checksum()),
         "The checksum of the source image. Required for url and path; what does not match is not imported.",
@@ -124,7 +120,9 @@ class Cpu(ModelObject):
         Value(Boolean()), "Whether the guest may run VMs itself.", default=False, capability="vm.cpu.nested"
     )
     shares: Optional[int] = option(
-        Value(Integer(2, 262144)), "The weight against other VMs when the processors are busy.", capability="vm.cpu.shares"
+        Value(Integer(2, 262144)),
+        "The weight against other VMs when the processors are busy.",
+        capability="vm.cpu.shares",
     )
     limit: Optional[int] = option(
         Value(Integer(1, 100_000, "percent of one core")), "The most, in percent of a core.", capability="vm.cpu.limit"
@@ -194,7 +192,11 @@ class Disk(ModelObject):
         Value(Size()), "Its size; it can grow and not shrink. The template's size where not given, for the first disk."
     )
     pool: Optional[str] = option(
-        Value(Name()), "The storage pool that it lies in.", create_only=True, reference="storage_pool", capability="vm.disk.pool"
+        Value(Name()),
+        "The storage pool that it lies in.",
+        create_only=True,
+        reference="storage_pool",
+        capability="vm.disk.pool",
     )
     bus: Optional[str] = option(
         Value(Choice("virtio", "scsi", "sata", "nvme")),

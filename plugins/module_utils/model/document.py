@@ -132,7 +132,9 @@ class Document:
         for section, value in data.items():
             kind = KIND_OF_SECTION.get(section) if isinstance(section, str) else None
             if kind is None:
-                problems.append(Problem(Path().field(section).text, f"unknown; known are {', '.join(SECTIONS.values())}"))
+                problems.append(
+                    Problem(Path().field(section).text, f"unknown; known are {', '.join(SECTIONS.values())}")
+                )
             elif value is not None:
                 document._read_section(kind, section, value, problems)
         document.exact = frozenset(cls._read_exact(exact, problems))
@@ -140,7 +142,10 @@ class Document:
             if data.get(SECTIONS[kind]) is None:
                 # More likely a variable that is not set than the wish to remove everything.
                 problems.append(
-                    Problem("exact", f"names {kind}, but there is no {SECTIONS[kind]}; an empty list says that none is wanted")
+                    Problem(
+                        "exact",
+                        f"names {kind}, but there is no {SECTIONS[kind]}; an empty list says that none is wanted",
+                    )
                 )
         if problems:
             raise ValidateError(problems)
@@ -178,7 +183,9 @@ class Document:
             allowed = ("present", "absent") if cls.key_fields() else ("present",)
             if not isinstance(state, str) or state not in allowed:
                 problems.append(
-                    Problem(path.field("state").text, f"{show(state)} is not allowed; allowed is {' or '.join(allowed)}")
+                    Problem(
+                        path.field("state").text, f"{show(state)} is not allowed; allowed is {' or '.join(allowed)}"
+                    )
                 )
                 return
         if state == "absent" and isinstance(value, Mapping):
@@ -292,7 +299,9 @@ def _check_references(
                     first = sorted(names[kind])[:10]
                     more = f" and {len(names[kind]) - 10} more" if len(names[kind]) > 10 else ""
                     shown[kind] = f"{', '.join(show(name) for name in first)}{more}" if first else "none"
-                yield Problem(path.text, f"there is no {kind.replace('_', ' ')} {show(label)}; there are: {shown[kind]}")
+                yield Problem(
+                    path.text, f"there is no {kind.replace('_', ' ')} {show(label)}; there are: {shown[kind]}"
+                )
             elif (label,) in touched.get(kind, ()):
                 yield Problem(Path(kind).item(label).text, f"cannot go, since it is used by {path.text}")
 

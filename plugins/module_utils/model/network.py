@@ -79,15 +79,9 @@ class Bond(ModelObject):
 class SwitchSecurity(ModelObject):
     """What the ports of the switch may do unless their network or port says otherwise."""
 
-    promiscuous: Optional[bool] = option(
-        Value(Boolean()), "Whether a port may see frames for others."
-    )
-    mac_changes: Optional[bool] = option(
-        Value(Boolean()), "Whether a guest may change its MAC address."
-    )
-    forged_transmits: Optional[bool] = option(
-        Value(Boolean()), "Whether a guest may send from other MAC addresses."
-    )
+    promiscuous: Optional[bool] = option(Value(Boolean()), "Whether a port may see frames for others.")
+    mac_changes: Optional[bool] = option(Value(Boolean()), "Whether a guest may change its MAC address.")
+    forged_transmits: Optional[bool] = option(Value(Boolean()), "Whether a guest may send from other MAC addresses.")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ class GuardOptions(ModelObject):
         default=True,
     )
     timeout: Optional[int] = option(
-        Value(Integer(10, 600, "seconds")), "After how many seconds without confirmation the host undoes it.", default=60
+        Value(Integer(10, 600, "seconds")),
+        "After how many seconds without confirmation the host undoes it.",
+        default=60,
     )
 
 

@@ -155,7 +155,9 @@ class Values(FieldType):
             return None
         if not self.minimum <= len(value) <= self.maximum:
             problems.append(
-                Problem(path.text, f"{len(value)} entries are not allowed; allowed are {self.minimum} to {self.maximum}")
+                Problem(
+                    path.text, f"{len(value)} entries are not allowed; allowed are {self.minimum} to {self.maximum}"
+                )
             )
             return None
         result: List[Any] = []
@@ -222,7 +224,9 @@ class NestedList(FieldType):
     def read(self, value: Any, path: Path, problems: List[Problem]) -> Any:
         if not isinstance(value, (list, tuple)) or len(value) > self.maximum:
             problems.append(
-                Problem(path.text, f"{show(value)} is not allowed; allowed is a list of at most {self.maximum} mappings")
+                Problem(
+                    path.text, f"{show(value)} is not allowed; allowed is a list of at most {self.maximum} mappings"
+                )
             )
             return None
         result: List[ModelObject] = []

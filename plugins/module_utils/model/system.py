@@ -36,7 +36,9 @@ class Certificate(ModelObject):
     """The certificate that the host's management service shows."""
 
     certificate: Optional[str] = option(
-        Value(Text(multiline=True, maximum=65536, minimum=1)), "The certificate and its chain in PEM form.", required=True
+        Value(Text(multiline=True, maximum=65536, minimum=1)),
+        "The certificate and its chain in PEM form.",
+        required=True,
     )
     private_key: Optional[str] = option(
         Value(Text(multiline=True, maximum=65536)), "The private key in PEM form.", secret=True

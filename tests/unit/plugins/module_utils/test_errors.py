@@ -38,9 +38,7 @@ def test_all_problems_are_told():
     error = ValidateError([Problem("a.b", "is wrong"), Problem("", "is worse")], "Mend it")
     assert error.message == "a.b: is wrong; is worse"
     assert error.sentence("kvm1") == "kvm1: a.b: is wrong; is worse. Mend it"
-    assert error.details == {
-        "problems": [{"path": "a.b", "message": "is wrong"}, {"path": "", "message": "is worse"}]
-    }
+    assert error.details == {"problems": [{"path": "a.b", "message": "is wrong"}, {"path": "", "message": "is worse"}]}
     assert isinstance(NotSupportedError([]), ValidateError)
 
 

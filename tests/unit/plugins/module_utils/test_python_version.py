@@ -24,9 +24,27 @@ NEWER_MODULES = {"tomllib", "annotationlib", "compression"}
 NEWER_NAMES = {
     "itertools": {"pairwise", "batched"},
     "typing": {
-        "TypeAlias", "ParamSpec", "Concatenate", "TypeGuard", "Self", "Never", "LiteralString", "Required", "NotRequired",
-        "Unpack", "TypeVarTuple", "assert_never", "assert_type", "reveal_type", "dataclass_transform", "override",
-        "is_typeddict", "ReadOnly", "TypeIs", "NoDefault", "get_protocol_members",
+        "TypeAlias",
+        "ParamSpec",
+        "Concatenate",
+        "TypeGuard",
+        "Self",
+        "Never",
+        "LiteralString",
+        "Required",
+        "NotRequired",
+        "Unpack",
+        "TypeVarTuple",
+        "assert_never",
+        "assert_type",
+        "reveal_type",
+        "dataclass_transform",
+        "override",
+        "is_typeddict",
+        "ReadOnly",
+        "TypeIs",
+        "NoDefault",
+        "get_protocol_members",
     },
     "dataclasses": {"KW_ONLY"},
     "enum": {"StrEnum", "ReprEnum", "verify", "nonmember", "member"},
@@ -42,9 +60,19 @@ NEWER_NAMES = {
     "bisect": set(),
 }
 NEWER_ARGUMENTS = {
-    ("zip", "strict"), ("dataclass", "slots"), ("dataclass", "kw_only"), ("field", "kw_only"), ("bisect_left", "key"),
-    ("bisect_right", "key"), ("insort", "key"), ("TemporaryDirectory", "delete"), ("rglob", "recurse_symlinks"),
-    ("run", "process_group"), ("Popen", "process_group"), ("walk", "onexc"), ("rmtree", "onexc"),
+    ("zip", "strict"),
+    ("dataclass", "slots"),
+    ("dataclass", "kw_only"),
+    ("field", "kw_only"),
+    ("bisect_left", "key"),
+    ("bisect_right", "key"),
+    ("insort", "key"),
+    ("TemporaryDirectory", "delete"),
+    ("rglob", "recurse_symlinks"),
+    ("run", "process_group"),
+    ("Popen", "process_group"),
+    ("walk", "onexc"),
+    ("rmtree", "onexc"),
 }
 NEWER_ATTRIBUTES = {"bit_count", "add_note", "removesuffixes", "is_relative_to_any"}
 
@@ -87,7 +115,12 @@ def runtime_types(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
             yield node.value
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("cast", "TypeVar", "isinstance", "NewType"):
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+            "cast",
+            "TypeVar",
+            "isinstance",
+            "NewType",
+        ):
             yield from node.args[:2]
 
 
@@ -139,7 +172,8 @@ def test_everything_can_be_imported_by_python_3_9():
     names = [
         "ansible_collections.bareforge.hypervisor." + ".".join(file.relative_to(ROOT).with_suffix("").parts)
         for file in FILES
-        if file.name != "__init__.py" and (beside or "from ansible.module_utils" not in file.read_text(encoding="utf-8"))
+        if file.name != "__init__.py"
+        and (beside or "from ansible.module_utils" not in file.read_text(encoding="utf-8"))
     ]
     done = subprocess.run(
         [python39(), "-c", IMPORT_ALL, str(ROOT / "collections"), beside, *names],

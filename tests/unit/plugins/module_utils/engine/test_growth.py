@@ -20,7 +20,9 @@ from support.memory_platform import MemoryHost, MemoryPlatform
 def many_vms(count, network="n{number}"):
     return {
         "virtual_switches": [{"name": "br0", "uplinks": ["eth1"]}],
-        "virtual_networks": [{"name": f"n{number}", "switch": "br0", "subnets": ["10.0.0.0/8"]} for number in range(20)],
+        "virtual_networks": [
+            {"name": f"n{number}", "switch": "br0", "subnets": ["10.0.0.0/8"]} for number in range(20)
+        ],
         "templates": [{"name": "t", "source": {"path": "/t.qcow2"}, "checksum": f"sha256:{'0' * 64}"}],
         "vms": [
             {
@@ -112,7 +114,9 @@ def stopped(host):
 
 
 @pytest.mark.parametrize(
-    "job", [planning_to_build, building, planning_nothing, planning_to_remove_all, refusing_all], ids=lambda job: job.__name__
+    "job",
+    [planning_to_build, building, planning_nothing, planning_to_remove_all, refusing_all],
+    ids=lambda job: job.__name__,
 )
 def test_four_times_the_objects_take_four_times_the_work(job):
     job(10)()

@@ -96,7 +96,12 @@ def test_order_holds_every_dependency_whatever_comes_first():
 
 def test_batches_keep_together_what_does_not_wait():
     changes = order(
-        [Change(None, switch("a")), Change(None, switch("b")), Change(None, network("n", "a")), Change(None, network("m", "x"))]
+        [
+            Change(None, switch("a")),
+            Change(None, switch("b")),
+            Change(None, network("n", "a")),
+            Change(None, network("m", "x")),
+        ]
     )
     runs = [[str(change) for change in run] for _owner, run in batches(changes, MemoryPlatform(MemoryHost()))]
     assert runs == [
@@ -126,12 +131,20 @@ def test_a_change_tells_itself():
     [
         ({}, {}, ()),
         ({"description": "a"}, {"description": "b"}, ("description",)),
-        ({"nics": [{"name": "e0", "network": "n"}]}, {"nics": [{"name": "e0", "network": "o"}]}, ("nics['e0'].network",)),
+        (
+            {"nics": [{"name": "e0", "network": "n"}]},
+            {"nics": [{"name": "e0", "network": "o"}]},
+            ("nics['e0'].network",),
+        ),
         ({"nics": [{"name": "e0", "network": "n"}]}, {}, ("nics",)),
         ({}, {"nics": []}, ()),
         ({"cpu": {"count": 1}}, {"cpu": {"count": 2, "shares": 5}}, ("cpu.count", "cpu.shares")),
         ({"guest": {"user_data": "a"}}, {"guest": {"user_data": "b"}}, ()),
-        ({"disks": [{"name": "a", "size": 1}]}, {"disks": [{"name": "a", "size": 1, "limits": {"read_iops": 5}}]}, ("disks['a'].limits",)),
+        (
+            {"disks": [{"name": "a", "size": 1}]},
+            {"disks": [{"name": "a", "size": 1, "limits": {"read_iops": 5}}]},
+            ("disks['a'].limits",),
+        ),
         ({}, {"template": "t"}, ()),
     ],
 )
@@ -141,7 +154,14 @@ def test_difference(before, after, fields):
 
 def test_a_new_object_differs_in_all_that_is_said():
     assert difference(None, vm(template="t", guest={"hostname": "a"})) == (
-        "template", "secure_boot", "tpm", "cpu", "memory", "guest", "autostart", "power",
+        "template",
+        "secure_boot",
+        "tpm",
+        "cpu",
+        "memory",
+        "guest",
+        "autostart",
+        "power",
     )
 
 
@@ -158,7 +178,11 @@ def test_what_did_not_take():
     assert [(path.text, new, old) for path, new, old in not_taken(None, asked, shown)] == [("description", "x", "y")]
     before = vm(description="y")
     cleared = vm()
-    assert [(path.text, new, old) for path, new, old in not_taken(before, cleared, shown)][-1] == ("description", None, "y")
+    assert [(path.text, new, old) for path, new, old in not_taken(before, cleared, shown)][-1] == (
+        "description",
+        None,
+        "y",
+    )
 
 
 def test_plain_values_have_no_secrets():
@@ -169,7 +193,9 @@ def test_plain_values_have_no_secrets():
 def test_gathering_takes_kinds_that_the_platform_has():
     host = MemoryHost.holding({"users": [{"name": "anna"}], "roles": [{"name": "r", "privileges": []}]})
     assert set(gather(MemoryPlatform(host), ["user"])) == {"users"}
-    assert len(gather(MemoryPlatform(host))) == len(KINDS) - 2, "kinds of which there is one are left out where there is none"
+    assert len(gather(MemoryPlatform(host))) == len(KINDS) - 2, (
+        "kinds of which there is one are left out where there is none"
+    )
     with pytest.raises(NotSupportedError, match="user: platform memory does not have it"):
         gather(platform_without(["user"])(host), ["user", "role"])
 
@@ -177,7 +203,11 @@ def test_gathering_takes_kinds_that_the_platform_has():
 @pytest.mark.parametrize(
     ("data", "exact", "names"),
     [
-        ({"snapshots": [{"vm": "a", "name": "s"}, {"vm": "b", "name": "s", "state": "absent"}]}, [], {"snapshot": {"a", "b"}, "vm": {"a", "b"}}),
+        (
+            {"snapshots": [{"vm": "a", "name": "s"}, {"vm": "b", "name": "s", "state": "absent"}]},
+            [],
+            {"snapshot": {"a", "b"}, "vm": {"a", "b"}},
+        ),
         ({"snapshots": []}, ["snapshot"], {}),
         ({"vms": [{"name": "a"}]}, [], {}),
     ],

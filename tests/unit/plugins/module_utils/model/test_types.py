@@ -61,7 +61,9 @@ def test_every_type_is_in_the_table():
     assert all_types - tested == {"Pattern"}
 
 
-@pytest.mark.parametrize("type", [types.Integer(0, 10), types.Size(), types.PortRange(), types.VlanRange(), types.CpuSet()])
+@pytest.mark.parametrize(
+    "type", [types.Integer(0, 10), types.Size(), types.PortRange(), types.VlanRange(), types.CpuSet()]
+)
 def test_a_number_that_python_does_not_write_out(type):
     with pytest.raises(ValueError, match="a number of more than 80 digits is not allowed; allowed is"):
         type.parse(10**5000)
@@ -90,7 +92,14 @@ def test_a_subclass_of_text_is_text():
     class Tagged(str):
         pass
 
-    for type in (types.Name(), types.Text(), types.Choice("a"), types.HostName(), types.Pattern("a", "a"), types.Host()):
+    for type in (
+        types.Name(),
+        types.Text(),
+        types.Choice("a"),
+        types.HostName(),
+        types.Pattern("a", "a"),
+        types.Host(),
+    ):
         assert type.parse(Tagged("a")).__class__ is str
     assert types.show(Tagged("a")) == "'a'"
     assert types.Boolean().parse(Tagged("yes")) is True
