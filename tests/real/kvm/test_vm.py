@@ -109,17 +109,16 @@ def test_the_user_of_the_document_logs_in_over_ssh(web: RealHost) -> None:
 
 
 def described(name: str) -> Any:
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.vm import describe
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports.libvirt import connection
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
 
-    (facts,) = describe(connection(), [name])
+    (facts,) = KvmPlatform().owner("vm").describe([name])
     return facts
 
 
 def test_what_is_told_of_a_running_vm(web: RealHost) -> None:
     facts = web.on_host(described, name="web1")
     assert (facts["state"], facts["managed"], facts["autostart"]) == ("running", True, False)
-    assert facts["addresses"] == {"eth0": ["10.77.10.5"]}
+    assert facts["addresses"] == {"eth0": ["10.77.10.5/24"]}
     assert facts["vm"]["guest"] == {
         "users": [{"name": "ann", "ssh_keys": [web.on_host(make_key)], "sudo": False}],
         "packages": [],

@@ -354,7 +354,7 @@ def make(target: str, maker: Callable[[str], None], mode: int = 0o600) -> None:
 
 def make_directory(path: str, mode: int) -> None:
     """Make a directory, or give one that is there the rights that it lacks, whatever the process's umask."""
-    if not os.path.isdir(path):
+    with contextlib.suppress(FileExistsError):  # several VMs are made at once
         os.makedirs(path)
         os.chmod(path, mode)
         return

@@ -215,7 +215,7 @@ def console_end(path: str) -> str:
 
 
 def addresses(domain: Any) -> Dict[str, List[str]]:
-    """Return the addresses that are seen of a running guest, by MAC address.
+    """Return the addresses that are seen of a running guest, with their prefix lengths where known, by MAC address.
 
     They come from the guest's agent, else from the leases of libvirt's DHCP and the host's ARP table; loopback and
     IPv6 link-local addresses are left out.
@@ -238,9 +238,10 @@ def addresses(domain: Any) -> Dict[str, List[str]]:
                 address = ipaddress.ip_address(entry["addr"].partition("%")[0])
                 if address.is_loopback or (address.version == 6 and address.is_link_local):
                     continue
+                text = f"{address}/{entry['prefix']}" if entry.get("prefix") else str(address)
                 known = found.setdefault(mac, [])
-                if str(address) not in known:
-                    known.append(str(address))
+                if text not in known:
+                    known.append(text)
         if found:
             break
     return found

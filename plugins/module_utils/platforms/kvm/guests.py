@@ -89,7 +89,7 @@ def _is_ready(entry: Waiting, what: str) -> bool:
     except libvirt.libvirtError as error:
         entry.last = session.one_line(str(error))
         return False
-    seen: Dict[str, None] = dict.fromkeys(address for group in told.values() for address in group)
+    seen: Dict[str, None] = dict.fromkeys(text.partition("/")[0] for group in told.values() for text in group)
     if what == "address":
         if not seen:
             # Whoever is asked for answers ARP, and the host's table is looked at the next time round.

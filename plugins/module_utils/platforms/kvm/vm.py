@@ -565,6 +565,15 @@ class KvmVms(Interface):
         if wait_for is not None and running:
             guests.wait(running, str(wait_for.what), int(wait_for.timeout or 300), self.where, context.progress)
 
+    def describe(self, names: Optional[Collection[str]] = None) -> List[Dict[str, Any]]:
+        """Return the VMs of the host with what they say of themselves right now; see :func:`describe`.
+
+        Raises ReadError, ConnectError or AuthenticateError.
+        """
+        return session.read(
+            lambda connection: describe(connection, names, self.where), "the virtual machines cannot be read"
+        )
+
     def _warn_of_drift(self, name: str, context: Context) -> None:
         """Warn where a VM that runs would not be the same after its next start."""
         known = self._known.get(name)
