@@ -308,8 +308,8 @@ def test_units_and_modules_are_switched_off_and_on_again(host: RealHost, data: d
 
     rules = [
         rule(
-            "timer-off",
-            {"kind": "service", "unit": "logrotate.timer"},
+            "socket-off",
+            {"kind": "service", "unit": "uuidd.socket"},
             {"state": {"equals": "masked"}, "active": {"equals": "inactive"}},
         ),
         rule("service-masked", {"kind": "service", "unit": "iperf3.service"}, {"state": {"equals": "masked"}}),
@@ -324,7 +324,7 @@ def test_units_and_modules_are_switched_off_and_on_again(host: RealHost, data: d
 
     def shown() -> list[str]:
         properties = ["systemctl", "show", "--property=UnitFileState,ActiveState", "--value"]
-        units = host.run(*properties, "logrotate.timer", "iperf3.service").split()
+        units = host.run(*properties, "uuidd.socket", "iperf3.service").split()
         return [*units, str("serio_raw " in host.run("cat", "/proc/modules"))]
 
     assert shown() == ["active", "enabled", "inactive", "disabled", "True"]

@@ -331,6 +331,9 @@ class LinuxHardening(HardeningTarget):
             try:
                 errors.update(step.carry_out(state))
                 step.done = True
+                # Restarts come last, when all else is done: one that was made is not made again by the next run.
+                if step.part == "pending":
+                    state.save()
             except (OSError, BareforgeError) as error:
                 text = error.message if isinstance(error, BareforgeError) else f"{error.filename}: {error.strerror}"
                 errors.update({rule: text for rule in step.rules})

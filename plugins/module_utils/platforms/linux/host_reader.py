@@ -63,7 +63,13 @@ def run_program(arguments: Sequence[str], timeout: float = 60) -> subprocess.Com
 
     Raises ReadError where it is not there or does not end within `timeout` seconds.
     """
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "SYSTEMD_COLORS": "0",
+        # Else systemctl writes links below /etc/rc*.d that were not there before (systemd, docs/ENVIRONMENT.md).
+        "SYSTEMCTL_SKIP_SYSV": "1",
+    }
     try:
         return subprocess.run(
             list(arguments),
