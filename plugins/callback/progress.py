@@ -30,11 +30,11 @@ requirements:
   - Set as stdout callback in the configuration.
 """
 
-import time  # noqa: E402
-from typing import Any  # noqa: E402
+import time
+from typing import Any
 
-from ansible import constants  # noqa: E402
-from ansible.plugins.callback import CallbackBase  # noqa: E402
+from ansible import constants
+from ansible.plugins.callback import CallbackBase
 
 
 def clock(seconds: float) -> str:

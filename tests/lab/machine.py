@@ -38,6 +38,8 @@ USER = "operator"
 BOOT_DEADLINE = 480.0
 RESTORE_DEADLINE = 240.0
 SHUTDOWN_DEADLINE = 120.0
+# A living emulator answers at once; one that hangs is not worth the time that a shutdown may take.
+MONITOR_PATIENCE = 20.0
 # Count up when what is done to a server before its snapshot changes.
 FIRST_BOOT = 1
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -445,11 +447,8 @@ class Machine:
         """Stop the server and return whether it ran; gracefully is the power button first, then the end of QEMU."""
         if not self.running:
             return False
-        if gracefully:
-            with contextlib.suppress(LabError), self.monitor() as monitor:
-                monitor.execute("system_powerdown")
-            if not processes.wait_for_end(self.pid_file, SHUTDOWN_DEADLINE):
-                progress(f"{self.name}: did not shut down within {SHUTDOWN_DEADLINE:.0f} s, switching it off")
+        if gracefully and self._power_button() and not processes.wait_for_end(self.pid_file, SHUTDOWN_DEADLINE):
+            progress(f"{self.name}: did not shut down within {SHUTDOWN_DEADLINE:.0f} s, switching it off")
         processes.stop(self.pid_file)
         sockets = socket_dir(self.lab)
         for path in (
@@ -457,6 +456,15 @@ class Machine:
             *(wires.port_socket(sockets, self.name, number) for number in range(MOST_WIRES)),
         ):
             path.unlink(missing_ok=True)
+        return True
+
+    def _power_button(self) -> bool:
+        try:
+            with Monitor(self.monitor_path, timeout=MONITOR_PATIENCE) as monitor:
+                monitor.execute("system_powerdown")
+        except LabError as error:
+            progress(f"{self.name}: {error} Switching it off.")
+            return False
         return True
 
     def destroy(self, *, keep_port: bool = False) -> None:

@@ -35,7 +35,8 @@ class Change:
     def item(self) -> ModelObject:
         """The object, as it shall be or, where it goes, as it is."""
         item = self.after or self.before
-        assert item is not None
+        if item is None:
+            raise AssertionError("not reached: item is None")
         return item
 
     @property

@@ -61,9 +61,13 @@ class TemplateSource(ModelObject):
         return dataclasses.replace(whole, **dict.fromkeys(others)) if len(others) == 2 else whole
 
     def check(self) -> Iterator[Tuple[str, str]]:
-        given = [name for name in ("url", "path", "vm") if getattr(self, name)]
-        if len(given) != 1:
-            yield "", f"exactly one of url, path and vm must be given, not {' and '.join(given) or 'none'}"
+        given = self.given()
+        if len(given) > 1:
+            yield "", f"exactly one of url, path and vm must be given, not {' and '.join(given)}"
+
+    def given(self) -> Tuple[str, ...]:
+        """Return which of the three says where the image comes from."""
+        return tuple(name for name in ("url", "path", "vm") if getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Template(ModelObject):
     def check_new(self, current: Optional[Template]) -> Iterator[Tuple[str, str]]:
         if current is None and self.source is None:
             yield "source", "must be given for a new template"
+        if current is None and self.source is not None and not self.source.given():
+            yield "source", "exactly one of url, path and vm must be given, not none"
         if current is None and self.source and (self.source.url or self.source.path) and not self.checksum:
             yield "checksum", "must be given for an image from a url or path"
 

@@ -204,7 +204,7 @@ class VirtualSwitch(ModelObject):
 
     def check_complete(self) -> Iterator[Tuple[str, str]]:
         uplinks = self.uplinks or ()
-        if uplinks and self.type != "bridged":
+        if uplinks and self.type not in ("bridged", None):
             yield "uplinks", f"a switch of type {self.type} has none; only one of type bridged does"
         if len(uplinks) > 1 and self.bond is None:
             yield "bond", f"must be given, since there are {len(uplinks)} uplinks"
@@ -215,7 +215,7 @@ class VirtualSwitch(ModelObject):
                 yield "bond.primary", f"'{self.bond.primary}' is none of the uplinks {', '.join(uplinks)}"
         if self.type == "nat" and self.nat is None:
             yield "nat", "must be given for a switch of type nat"
-        if self.type != "nat" and self.nat is not None:
+        if self.type not in ("nat", None) and self.nat is not None:
             yield "nat", f"goes with type nat only, not with {self.type}"
 
 

@@ -34,7 +34,7 @@ class Option:
     description: one or more sentences for the documentation.
     default: what a new object gets where nothing is said; never used for one that exists.
     key: whether it is (part of) what tells the object from others of its kind.
-    required: whether a document must say it; keys always are.
+    required: whether a document must say it, or only of a new object where it is settled then; keys always are.
     secret: whether it must never be shown; it is not compared and not gathered.
     create_only: whether it is settled when the object is made.
     reference: the kind whose object's key it names, or of whose objects it lists the keys.
@@ -369,7 +369,7 @@ class ModelObject:
         for name, entry in options.items():
             given = value.get(name)
             if given is None:
-                if entry.key or entry.required:
+                if entry.key or (entry.required and not entry.create_only):
                     problems.append(Problem(path.field(name).text, "must be given"))
                 continue
             if entry.clearable and given == "":
@@ -425,11 +425,15 @@ class ModelObject:
 
     def to_document(self) -> Plain:
         """Return the object as plain data without secrets and without what was not said; it can be read again."""
-        return {
-            name: entry.type.write(value) if value != "" else value
-            for name, entry, value in self.items()
-            if not entry.secret
-        }
+        document: Plain = {}
+        for name, entry, value in self.items():
+            if entry.secret:
+                continue
+            written = entry.type.write(value) if value != "" else value
+            # An object of which nothing is told says no more than that nothing is said of it.
+            if written != {} or not isinstance(value, ModelObject):
+                document[name] = written
+        return document
 
     def items(self, what: str = "") -> Iterator[Tuple[str, Option, Any]]:
         """Yield (name, option, value) of every field that was said.
@@ -462,6 +466,11 @@ class ModelObject:
         current: the object as the host has it, or None where it is to be made.
         """
         problems = list(_walk_problems(self, self.place))
+        if current is None:
+            for name, entry in self.options().items():
+                if entry.required and entry.create_only and getattr(self, name) is None:
+                    kind = self.KIND.replace("_", " ")
+                    problems.append(Problem(self.place.field(name).text, f"must be given for a new {kind}"))
         problems.extend(Problem(self.place.inner(name).text, message) for name, message in self.check_new(current))
         return problems
 

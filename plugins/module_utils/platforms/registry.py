@@ -32,4 +32,4 @@ def platform_class(name: str) -> Type[Platform]:
             [Problem("platform", f"{name!r} is not allowed; allowed is {', '.join(sorted(PLATFORMS))}")]
         )
     module, _colon, cls = PLATFORMS[name].partition(":")
-    return getattr(importlib.import_module(f"{__package__}.{module}"), cls)  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(f"{__package__}.{module}"), cls)

@@ -526,8 +526,11 @@ def test_killed_between_kernel_and_file_converges(host: RealHost) -> None:
 def test_restart_of_nftables_brings_the_table_back(host: RealHost, world: World) -> None:
     host.apply({"firewall": {}, "firewall_rules": [rule("web", protocol="tcp", ports=["80"])]})
     host.run("systemctl", "restart", "nftables.service")
+    # systemctl waits for the unit that it was told of; ours is restarted right behind it.
+    host.shell("until systemctl is-active --quiet bareforge-firewall.service; do sleep 0.2; done", timeout=60)
     assert world.open_ports(OUTSIDE4, HOST4) == [22, 80]
     host.run("systemctl", "reload", "nftables.service")
+    host.shell("until systemctl is-active --quiet bareforge-firewall.service; do sleep 0.2; done", timeout=60)
     assert world.open_ports(OUTSIDE4, HOST4) == [22, 80]
     host.run("systemctl", "stop", "nftables.service")
 

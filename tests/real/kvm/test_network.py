@@ -242,39 +242,7 @@ def start_guest(xml: str, url: str) -> int:
     return int(libvirt.open("qemu:///system").createXML(xml, 0).ID())
 
 
-def seconds_for(address: str) -> float:
-    """Return how long 150 large pings from the namespace take that do not wait for answers."""
-    import time
-
-    from host_tools import output
-
-    begin = time.monotonic()
-    output(
-        *(
-            "ip",
-            "netns",
-            "exec",
-            "peer",
-            "ping",
-            "-q",
-            "-c",
-            "150",
-            "-l",
-            "150",
-            "-s",
-            "1400",
-            "-i",
-            "0.002",
-            "-w",
-            "60",
-        ),
-        address,
-        check=False,
-    )
-    return time.monotonic() - begin
-
-
-@pytest.mark.capability("kvm", "virtual_network.vlan", "virtual_network.bandwidth", ran_against="real")
+@pytest.mark.capability("kvm", "virtual_network.vlan", ran_against="real")
 def test_a_running_vm_follows_its_network(net: WarmHost) -> None:
     wires(net, 1, vlan("far0", 10) + vlan("far0", 20))
     net.apply(BASE)
@@ -289,15 +257,6 @@ def test_a_running_vm_follows_its_network(net: WarmHost) -> None:
     settled(net, changed)
     assert received(net, f"{GUEST_ADDRESS}%v20") == 3
     assert received(net, f"{GUEST_ADDRESS}%v10") == 0
-
-    free = net.on_host(seconds_for, address=f"{GUEST_ADDRESS}%v20")
-    limit = {"average": 400, "peak": 400, "burst": 4}
-    changed["virtual_networks"][0]["bandwidth"] = {"inbound": limit, "outbound": limit}
-    settled(net, changed)
-    # 150 requests of 1,442 bytes are 1.7 Mbit, which is over four seconds at 400 kbit/s if none is lost; those that are
-    # lost in the full queue make ping wait at its end.
-    assert net.on_host(seconds_for, address=f"{GUEST_ADDRESS}%v20") > free + 2
-    assert "400" in net.run("tc", "class", "show", "dev", "net-test0")
 
     for refused in (
         {
@@ -566,15 +525,6 @@ REAL = {**BASE, "virtual_switches": [{"name": "br-data", "uplinks": ["uplink0"]}
         (
             {**REAL, "virtual_networks": [{"name": "app", "switch": "br-data", "vlan": 5, "trunk": ["1-9"]}]},
             "native VLAN",
-        ),
-        (
-            {
-                **REAL,
-                "virtual_networks": [
-                    {"name": "app", "switch": "br-data", "bandwidth": {"inbound": {"average": 1001}}},
-                ],
-            },
-            "multiple of 8",
         ),
         ({**REAL, "host_interfaces": [{"name": "mgmt0", "network": "app"}]}, "another network device"),
         ({**REAL, "host_interfaces": [{"name": "br-data", "network": "app"}]}, "another network device"),

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -286,41 +285,28 @@ def test_a_guest_that_ignores_its_power_button(tiny: RealHost) -> None:
         tiny.apply({"vms": [{"name": "deaf", "state": "absent"}]}, operation={"shutdown_timeout": 0})
 
 
-@pytest.fixture
-def hugepages(tiny: RealHost) -> Iterator[None]:
-    tiny.run("sysctl", "-w", "vm.nr_hugepages=120")
-    yield
-    tiny.run("sysctl", "-w", "vm.nr_hugepages=0")
-
-
 @pytest.mark.capability(
     "kvm",
     "vm.clone.full",
     "vm.disk.provisioning.thick",
-    "vm.disk.bus.sata",
     "vm.disk.cache",
-    "vm.cpu.topology",
-    "vm.cpu.nested",
-    "vm.memory.hugepages",
-    "vm.tpm",
     "vm.boot_order",
     "vm.nic.model.e1000",
     "vm.nic.model.e1000e",
     "vm.nic.model.vmxnet3",
     ran_against="real",
 )
-def test_hardware_of_all_kinds(tiny: RealHost, hugepages: None) -> None:
+def test_a_full_clone_with_other_hardware(tiny: RealHost) -> None:
     models = ("e1000", "e1000e", "vmxnet3")
     vm = {
         "name": "odd",
         "template": "tiny",
         "clone": "full",
-        "cpu": {"count": 2, "sockets": 1, "cores": 2, "threads": 1, "nested": True},
-        "memory": {"size": 192, "hugepages": True},
-        "tpm": True,
-        "boot_order": ["cdrom", "disk"],
-        "disks": [{"name": "root", "size": 112, "bus": "sata", "provisioning": "thick", "cache": "writethrough"}],
+        "memory": {"size": 192},
+        "boot_order": ["network", "disk"],
+        "disks": [{"name": "root", "size": 112, "provisioning": "thick", "cache": "writethrough"}],
         "nics": [{"name": f"n{number}", "network": "red", "model": model} for number, model in enumerate(models)],
+        "power": "suspended",
     }
     tiny.apply({"vms": [vm]}, timeout=900)
     try:
@@ -330,62 +316,13 @@ def test_hardware_of_all_kinds(tiny: RealHost, hugepages: None) -> None:
         assert int(tiny.run("stat", "-c", "%b", disk)) * 512 >= 112 << 20
         arguments = tiny.run("sh", "-c", "tr '\\0' '\\n' < /proc/$(cat /run/libvirt/qemu/odd.pid)/cmdline")
         assert '"cache":{"direct":false,"no-flush":false}' in arguments
+        # The firmware is told to try the network first.
+        assert "order=nc" in arguments
         # 8086:100e is an 82540EM, 8086:10d3 an 82574L, 15ad:07b0 a VMXNET3.
         assert {"8086:100e", "8086:10d3", "15ad:07b0"} <= set(call(tiny, "pci_devices", "odd"))
-        # It boots from SATA, after it was asked to try the CD-ROM first, which holds nothing that boots.
-        call(tiny, "wait_for", "odd", "lab: ready")
-        flags = call(tiny, "guest", "odd", "grep -m1 ^flags /proc/cpuinfo")
-        assert " svm " in f"{flags} "
-        topology = call(
-            tiny,
-            "guest",
-            "odd",
-            "cd /sys/devices/system/cpu; cat cpu?/topology/physical_package_id cpu?/topology/core_id",
-        )
-        assert topology.split() == ["0", "0", "0", "1"]
-        assert call(tiny, "guest", "odd", "ls /sys/firmware/acpi/tables/TPM2").endswith("TPM2")
-        used = tiny.run("awk", "/HugePages_Total/ {t=$2} /HugePages_Free/ {f=$2} END {print t-f}", "/proc/meminfo")
-        assert int(used) == 96
     finally:
         tiny.apply({"vms": [{"name": "odd", "state": "absent"}]}, operation={"shutdown_timeout": 0})
     assert call(tiny, "left_over", "odd") == []
-
-
-@pytest.mark.capability("kvm", "vm.firmware.uefi", "vm.secure_boot", "template.firmware.uefi", ran_against="real")
-def test_uefi_boots_and_with_secure_boot_refuses_what_is_not_signed(tiny: RealHost) -> None:
-    tiny.apply({"templates": [{"name": "tiny", "firmware": "uefi"}]})
-    vm = {"template": "tiny", "memory": {"size": 320}}
-    vms = [{**vm, "name": "efi"}, {**vm, "name": "sealed", "secure_boot": True}]
-    try:
-        tiny.apply({"vms": vms}, timeout=900)
-        assert tiny.apply({"vms": vms})["changed"] is False
-        call(tiny, "wait_for", "efi", "lab: ready efi")
-        assert call(tiny, "guest", "efi", "ls -d /sys/firmware/efi") == "/sys/firmware/efi"
-        # The firmware of the other one finds the same boot loader, and nobody has signed it.
-        assert "Access Denied" in call(tiny, "wait_for", "sealed", "Access Denied")
-        assert "lab: ready" not in call(tiny, "console", "sealed")
-    finally:
-        names = ("efi", "sealed")
-        tiny.apply({"vms": [{"name": name, "state": "absent"} for name in names]}, operation={"shutdown_timeout": 0})
-        tiny.apply({"templates": [{"name": "tiny", "firmware": "bios"}]})
-    assert [call(tiny, "left_over", name) for name in names] == [[], []]
-
-
-@pytest.mark.capability("kvm", "vm.cpu.model", ran_against="real")
-def test_a_guest_with_a_name_of_any_letters_sees_the_hosts_own_processor(tiny: RealHost) -> None:
-    vm = {"name": "own é", "template": "tiny", "memory": {"size": 192}, "cpu": {"model": "host"}}
-    tiny.apply({"vms": [vm]}, timeout=900)
-    try:
-        assert tiny.apply({"vms": [vm]})["changed"] is False
-        arguments = tiny.run(
-            "sh", "-c", "tr '\\0' '\\n' < /proc/$(cat '/run/libvirt/qemu/own é.pid')/cmdline"
-        ).splitlines()
-        assert arguments[arguments.index("-cpu") + 1].startswith("host,")
-        call(tiny, "wait_for", "own é", "lab: ready")
-        name = "grep -m1 'model name' /proc/cpuinfo"
-        assert call(tiny, "guest", "own é", name) == tiny.run("sh", "-c", name)
-    finally:
-        tiny.apply({"vms": [{"name": "own é", "state": "absent"}]}, operation={"shutdown_timeout": 0})
 
 
 def test_eight_linked_clones_in_one_task(tiny: RealHost) -> None:

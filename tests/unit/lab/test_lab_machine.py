@@ -10,9 +10,11 @@ import dataclasses
 import json
 import re
 import shlex
+import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -257,3 +259,19 @@ def test_a_server_that_could_not_be_named_is_named_next_time(answering: Answerin
     answering.status = 0
     answering.first_boot()
     assert len(answering.asked) == 2
+
+
+def test_an_emulator_that_hangs_is_not_waited_for(
+    server: Machine, monkeypatch: pytest.MonkeyPatch, sleeper: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    process = sleeper(str(server.pid_file))
+    server.pid_file.write_text(str(process.pid))
+    monkeypatch.setattr(machine, "MONITOR_PATIENCE", 0.2)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(server.monitor_path))
+        silent.listen()
+        began = time.monotonic()
+        assert server.stop(gracefully=True) is True
+    assert time.monotonic() - began < 20
+    assert process.wait(timeout=10) == -signal.SIGTERM
+    assert not server.monitor_path.exists()

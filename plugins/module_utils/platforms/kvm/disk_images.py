@@ -20,9 +20,9 @@ import stat
 import struct
 import subprocess
 import tarfile
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from xml.etree import ElementTree
 
 from ...errors import ApplyError
 
@@ -181,7 +181,8 @@ def ova_disk(path: str) -> tarfile.TarInfo:
             if len(descriptors) != 1 or descriptors[0].size > 4 * MIB:
                 raise ImageError(f"it has {len(descriptors)} OVF descriptors; allowed is one of at most 4 MiB")
             content = archive.extractfile(descriptors[0])
-            assert content is not None
+            if content is None:
+                raise AssertionError("not reached: content is None")
             names = list(_ovf_disks(content.read()))
     except (tarfile.TarError, EOFError) as error:
         raise ImageError(f"it cannot be read as a tar archive ({error})") from error

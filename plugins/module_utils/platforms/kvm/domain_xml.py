@@ -16,9 +16,9 @@ import dataclasses
 import json
 import string
 import uuid as uuid_module
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple
+from xml.etree import ElementTree
 
 from ...model.compute import Cpu, Disk, DiskLimits, Guest, Memory, Nic, Vm
 from ...model.network import VirtualNetwork
@@ -401,7 +401,8 @@ def merge(config: str, vm: Vm, switches: Mapping[str, str], host: Host, where: D
     if _cpu_identity(current.cpu) != _cpu_identity(vm.cpu):
         _replace(domain, "cpu", settings["cpu"])
     devices = domain.find("devices")
-    assert devices is not None
+    if devices is None:
+        raise AssertionError("not reached: devices is None")
     _merge_disks(devices, vm, where)
     _merge_nics(devices, vm, switches)
     _merge_tpm(devices, vm)
@@ -447,7 +448,8 @@ def _merge_tuning(domain: Element, wanted: Sequence[Element]) -> None:
 
 def _merge_boot(domain: Element, wanted: Element) -> None:
     element = domain.find("os")
-    assert element is not None
+    if element is None:
+        raise AssertionError("not reached: element is None")
     for old in element.findall("boot"):
         element.remove(old)
     element.extend(wanted.findall("boot"))

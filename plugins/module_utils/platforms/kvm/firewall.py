@@ -51,6 +51,7 @@ ConditionPathExists={FIREWALL_FILE}
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+RuntimeDirectory=bareforge-firewall
 StandardInput=null
 ExecStart=/usr/sbin/nft -j -f {FIREWALL_FILE}
 ExecReload=/usr/sbin/nft -j -f {FIREWALL_FILE}

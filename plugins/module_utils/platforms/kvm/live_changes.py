@@ -10,8 +10,8 @@ import contextlib
 import json
 import subprocess
 import time
-import xml.etree.ElementTree as ElementTree
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from xml.etree import ElementTree
 
 from ...errors import ApplyError
 from ...model.compute import Cpu, Disk, DiskLimits, Memory, Nic, Vm
@@ -207,7 +207,8 @@ class LiveChanges:
 
     def _plug(self, alias: str) -> None:
         element = domain_xml.find_device(self.config, alias)
-        assert element is not None
+        if element is None:
+            raise AssertionError("not reached: element is None")
         xml = domain_xml.to_text(element)
         try:
             # At the address that it has in the configuration, so that the guest's names for it stay after a restart.

@@ -101,7 +101,6 @@ class KvmNetwork(Interface):
             "virtual_network",
             "virtual_network.vlan",
             "virtual_network.trunk",
-            "virtual_network.bandwidth",
             "host_interface",
             "host_interface.dhcp",
             "host_interface.routes",

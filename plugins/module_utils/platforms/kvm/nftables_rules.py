@@ -198,11 +198,15 @@ def firewall_commands(firewall: Optional[Firewall], rules: Iterable[FirewallRule
         if not rule.enabled:
             continue
         _add_rule(rule, content, add)
-    if firewall.log_denied:
-        for chain, policy in policies.items():
-            if policy == "deny":
-                limit = {"limit": {"rate": 10, "per": "second", "burst": 20}}
-                add(chain, "log what is denied", limit, _log_to(f"bareforge denied {chain}: "))
+    for chain, policy in policies.items():
+        if policy != "deny":
+            continue
+        if firewall.log_denied:
+            limit = {"limit": {"rate": 10, "per": "second", "burst": 20}}
+            add(chain, "log what is denied", limit, _log_to(f"bareforge denied {chain}: "))
+        # The policy says the same, but the kernel sets that of a new chain only after it has let go of the old chain
+        # (nf_tables_commit), and would let anything through in between. Rules change over in one moment.
+        add(chain, "default", {"drop": None})
     return replace_table(family, table, content)
 
 

@@ -10,8 +10,8 @@ for, that is kept beside the snapshot, and to revert starts the guest from the d
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from typing import Any, Collection, Dict, Iterable, Iterator, Mapping, Optional, Sequence
+from xml.etree import ElementTree
 
 from ...engine.change import Change
 from ...engine.platform import Context, Interface
@@ -81,7 +81,8 @@ class KvmSnapshots(Interface):
         # One after the other: libvirt does one such job a VM at a time, and several of one VM are often asked for.
         for change in changes:
             snapshot = change.item
-            assert isinstance(snapshot, Snapshot)
+            if not isinstance(snapshot, Snapshot):
+                raise AssertionError("not reached: not isinstance(snapshot, Snapshot)")
             context.begin(change)
             with session.translated(snapshot.place.text):
                 if change.after is None:

@@ -14,6 +14,7 @@ from ...errors import ApplyError
 from .host_files import read_file, write_atomically
 
 UNIT_FOLDER = "/etc/systemd/system"
+RUNTIME_FOLDER = "/run"
 
 
 def systemctl(*arguments: str, timeout: float = 60) -> None:
@@ -42,8 +43,16 @@ def run_command(argv: Sequence[str], timeout: float = 60) -> str:
 
 
 def unit_is_installed(name: str, content: str, wanted_by: str) -> bool:
-    """Return whether a unit of ours is there as it should be, and starts with the target."""
-    return read_file(f"{UNIT_FOLDER}/{name}") == content.encode() and os.path.islink(_wants(name, wanted_by))
+    """Return whether a unit of ours is there as it should be, starts with the target, and is active.
+
+    The unit has `RuntimeDirectory=` with its own name, which is there exactly as long as it is active: a look at it takes
+    no process.
+    """
+    return (
+        read_file(f"{UNIT_FOLDER}/{name}") == content.encode()
+        and os.path.islink(_wants(name, wanted_by))
+        and os.path.isdir(os.path.join(RUNTIME_FOLDER, name.rpartition(".")[0]))
+    )
 
 
 def install_unit(name: str, content: str, wanted_by: str) -> bool:
@@ -58,13 +67,15 @@ def install_unit(name: str, content: str, wanted_by: str) -> bool:
     # systemd finds a unit that is new by itself; telling it to read all units again takes seconds on a busy host.
     if known is not None and known != content.encode():
         systemctl("daemon-reload")
-    systemctl("start", name)
+    # One that is active in an older form has to take up the new one.
+    systemctl("restart", name)
     return True
 
 
 def write_boot_unit(name: str, content: str, wanted_by: str) -> None:
     """Write a unit that only the next boot shall start. systemd reads it then, so nothing needs to be told now."""
-    write_atomically(f"{UNIT_FOLDER}/{name}", content.encode(), 0o644)
+    if read_file(f"{UNIT_FOLDER}/{name}") != content.encode():
+        write_atomically(f"{UNIT_FOLDER}/{name}", content.encode(), 0o644)
     link = _wants(name, wanted_by)
     os.makedirs(os.path.dirname(link), mode=0o755, exist_ok=True)
     if not os.path.islink(link):

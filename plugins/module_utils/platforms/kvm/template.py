@@ -51,7 +51,6 @@ class KvmTemplates(Interface):
             "template.format.vhd",
             "template.format.ova",
             "template.firmware.bios",
-            "template.firmware.uefi",
             "template.customization.cloud_init",
             "template.customization.none",
         }
@@ -66,7 +65,8 @@ class KvmTemplates(Interface):
 
     def validate(self, change: Change, context: Context) -> Iterable[Problem]:
         template = change.item
-        assert isinstance(template, Template)
+        if not isinstance(template, Template):
+            raise AssertionError("not reached: not isinstance(template, Template)")
         if change.after is None:
             yield from self._validate_removal(template, context)
         elif change.before is None:
@@ -109,7 +109,8 @@ class KvmTemplates(Interface):
         for change in changes:
             context.begin(change)
             template = change.item
-            assert isinstance(template, Template)
+            if not isinstance(template, Template):
+                raise AssertionError("not reached: not isinstance(template, Template)")
             if change.after is None:
                 self._remove(template)
             elif change.before is None:
@@ -149,7 +150,8 @@ class KvmTemplates(Interface):
         import dataclasses
 
         source = template.source
-        assert source is not None
+        if source is None:
+            raise AssertionError("not reached: source is None")
         image = os.path.join(work, "image.qcow2")
         if source.vm:
             found = "qcow2"

@@ -64,19 +64,11 @@ class KvmVms(Interface):
             "vm.clone.linked",
             "vm.clone.full",
             "vm.firmware.bios",
-            "vm.firmware.uefi",
-            "vm.secure_boot",
-            "vm.tpm",
-            "vm.cpu.topology",
-            "vm.cpu.model",
-            "vm.cpu.nested",
             "vm.cpu.shares",
             "vm.cpu.limit",
             "vm.cpu.pinning",
-            "vm.memory.hugepages",
             "vm.disk.bus.virtio",
             "vm.disk.bus.scsi",
-            "vm.disk.bus.sata",
             "vm.disk.provisioning.thin",
             "vm.disk.provisioning.thick",
             "vm.disk.cache",
@@ -111,7 +103,10 @@ class KvmVms(Interface):
         return self._host
 
     def describe(self, names: Optional[Collection[str]] = None) -> List[Dict[str, Any]]:
-        """Return the VMs of the host with what they do right now, for vm_info; see :func:`describe`."""
+        """Return the VMs of the host with what they do right now, for vm_info; see :func:`describe`.
+
+        Raises ReadError, ConnectError or AuthenticateError.
+        """
         return session.read(
             lambda connection: describe(connection, names, self.where), "the virtual machines cannot be looked at"
         )
@@ -163,7 +158,8 @@ class KvmVms(Interface):
 
     def validate(self, change: Change, context: Context) -> Iterable[Problem]:
         vm = change.item
-        assert isinstance(vm, Vm)
+        if not isinstance(vm, Vm):
+            raise AssertionError("not reached: not isinstance(vm, Vm)")
         if change.after is None:
             return
         if change.before is None:
@@ -173,7 +169,8 @@ class KvmVms(Interface):
                 return
             yield from self._validate_new(vm, context)
         else:
-            assert isinstance(change.before, Vm)
+            if not isinstance(change.before, Vm):
+                raise AssertionError("not reached: not isinstance(change.before, Vm)")
             yield from self._validate_update(change.before, vm, context)
         yield from self._validate_any(change.before, vm, context)
 
@@ -352,7 +349,8 @@ class KvmVms(Interface):
 
     def _make(self, change: Change, context: Context) -> None:
         vm = change.item
-        assert isinstance(vm, Vm)
+        if not isinstance(vm, Vm):
+            raise AssertionError("not reached: not isinstance(vm, Vm)")
         context.begin(change)
         try:
             with session.translated(vm.place.text):
@@ -564,15 +562,6 @@ class KvmVms(Interface):
         running = [vm for vm in vms if vm.power == "running"]
         if wait_for is not None and running:
             guests.wait(running, str(wait_for.what), int(wait_for.timeout or 300), self.where, context.progress)
-
-    def describe(self, names: Optional[Collection[str]] = None) -> List[Dict[str, Any]]:
-        """Return the VMs of the host with what they say of themselves right now; see :func:`describe`.
-
-        Raises ReadError, ConnectError or AuthenticateError.
-        """
-        return session.read(
-            lambda connection: describe(connection, names, self.where), "the virtual machines cannot be read"
-        )
 
     def _warn_of_drift(self, name: str, context: Context) -> None:
         """Warn where a VM that runs would not be the same after its next start."""

@@ -317,7 +317,8 @@ class LinuxHardening(HardeningTarget):
 
     def carry_out(self, steps: Steps) -> Dict[str, str]:
         """Carry out changes."""
-        assert isinstance(steps, LinuxSteps)
+        if not isinstance(steps, LinuxSteps):
+            raise AssertionError("not reached: not isinstance(steps, LinuxSteps)")
         errors: Dict[str, str] = {}
         state = steps.after
         if not steps.steps and state.parts == steps.before.parts:
@@ -407,7 +408,8 @@ class EnforcePlan:
             original = None
             if content is not None:
                 sha256 = digest(content)
-                assert sha256 is not None
+                if sha256 is None:
+                    raise AssertionError("not reached: sha256 is None")
                 self.originals[sha256] = content
                 original = {"sha256": sha256, **_attributes(path)}
             files[path] = {"original": original, "written": [], "format": format_name, "assignments": {}}

@@ -63,7 +63,7 @@ def read_addresses() -> object:
     printed = subprocess.run(["ip", "-j", "address"], check=True, capture_output=True, text=True).stdout
     files = []
     for pattern in (
-        "/etc/systemd/network/60-bareforge-*",
+        "/etc/systemd/network/05-bareforge-*",
         "/var/lib/bareforge/templates/*.json",
         "/etc/bareforge/port_acls/*",
     ):

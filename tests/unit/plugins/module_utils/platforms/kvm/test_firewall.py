@@ -6,7 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.firewall import KvmFirewall
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.nftables_rules import HOST_TABLE
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports import nftables
-from support import kernel_nftables
+from support import frames, kernel_nftables
 
 WEB = {"name": "web", "protocol": "tcp", "ports": ["80"]}
 DOCUMENT = {"firewall": {"log_denied": True}, "firewall_rules": [WEB, {"name": "names", "service": "dns"}]}
@@ -258,6 +262,55 @@ def test_other_tables_are_left_alone(host: Host, in_kernel: Any) -> None:
         host.apply({"firewall": {"enabled": False}})
         assert nftables.list_table("ip", "bareforge") == []
         assert nftables.list_table("inet", "x") == [{"chain": {"family": "inet", "table": "x", "name": "c"}}]
+
+    in_kernel(work)
+
+
+def test_swap_lets_nothing_through_that_is_denied(host: Host, in_kernel: Any) -> None:
+    """The kernel sets a new chain's policy only after it has dropped the old chain: the last rule has to hold meanwhile."""
+    frame = frames.ethernet(frames.IP4, frames.ipv4("192.0.2.2", "192.0.2.1", frames.UDP, frames.udp(9, 9999)))
+
+    def work() -> None:
+        cable = """
+        ip link add inside type veth peer name outside
+        ip address add 192.0.2.1/24 dev inside; ip link set inside up; ip link set outside up
+        """
+        subprocess.run(["sh", "-eu", "-c", cable], check=True)
+        shown = subprocess.run(["ip", "-o", "link", "show", "inside"], capture_output=True, text=True, check=True)
+        knock = frames.mac(shown.stdout.split("link/ether ")[1].split()[0]) + frame[6:]
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as knocker,
+        ):
+            server.bind(("192.0.2.1", 9999))
+            server.settimeout(2)
+            knocker.bind(("outside", 0))
+            knocker.send(knock)
+            assert server.recv(4096), "nothing gets through without a firewall either"
+            rules = [{"name": f"r{number}", "protocol": "icmp"} for number in range(100)]
+            host.apply({"firewall": {}, "firewall_rules": rules})
+            over = threading.Event()
+            sent = []
+
+            def keep_knocking() -> None:
+                while not over.is_set():
+                    knocker.send(knock)
+                    sent.append(1)
+
+            thread = threading.Thread(target=keep_knocking)
+            thread.start()
+            commands = json.loads(host.file.read_text())["nftables"]
+            for _number in range(200):
+                nftables.run(commands)
+            over.set()
+            thread.join()
+            server.setblocking(False)
+            leaked = 0
+            with contextlib.suppress(BlockingIOError):
+                while server.recv(4096):
+                    leaked += 1
+            assert len(sent) > 1000
+            assert leaked == 0
 
     in_kernel(work)
 

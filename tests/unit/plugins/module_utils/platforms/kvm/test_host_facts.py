@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.host_facts import host_facts
 
 

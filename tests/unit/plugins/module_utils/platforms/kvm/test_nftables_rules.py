@@ -80,7 +80,7 @@ def test_management_and_what_ip_needs_stand_before_the_rules() -> None:
     )
     comments = [comment for _text, comment in chains["input"]]
     assert comments.index("management") > comments.index("neighbour discovery")
-    assert comments[-1].startswith("rule ")
+    assert comments[-2].startswith("rule ")
     assert [text for text, comment in chains["input"] if comment == "management"] == [
         "ip saddr 192.0.2.0/24 tcp dport { 22, 2222 } accept",
         "ip6 saddr 2001:db8::/32 tcp dport { 22, 2222 } accept",
@@ -98,8 +98,13 @@ def test_policies_are_those_of_the_base_chains(default: str) -> None:
     commands = firewall_commands(policy, [])
     policies = [entry["add"]["chain"]["policy"] for entry in commands if "chain" in entry.get("add", {})]
     assert policies == ["drop" if default == "deny" else "accept"] * 3
-    logged = [chain for chain, entries in host_chains(policy).items() if entries[-1][1] == "log what is denied"]
-    assert logged == (["input", "forward", "output"] if default == "deny" else [])
+    ends = {chain: entries[-2:] for chain, entries in host_chains(policy).items()}
+    for chain, entries in ends.items():
+        if default == "deny":
+            assert entries[0][0].endswith(f'log prefix "bareforge denied {chain}: " level info')
+            assert entries[1] == ("drop", "default")
+        else:
+            assert ("drop", "default") not in entries
 
 
 @pytest.mark.parametrize("policy", [None, firewall(enabled=False)])
@@ -110,7 +115,7 @@ def test_firewall_that_is_off_is_no_table(policy: Any) -> None:
 
 def test_order_is_by_position_and_then_by_name() -> None:
     rules = [rule(name="b"), rule(name="a"), rule(name="z", position=1)]
-    comments = [comment.split()[-1] for _text, comment in host_chains(firewall(), *rules)["input"][-3:]]
+    comments = [comment.split()[-1] for _text, comment in host_chains(firewall(), *rules)["input"][-4:-1]]
     assert comments == ["z", "a", "b"]
 
 
