@@ -12,6 +12,7 @@ secrets end up in a guest. qemu-img is given the format always and never left to
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -286,12 +287,13 @@ def copy(source: str, target: str) -> None:
         end = os.fstat(reading.fileno()).st_size
         position = 0
         while position < end:
-            with contextlib.suppress(OSError):
-                position = os.lseek(reading.fileno(), position, os.SEEK_DATA)
             try:
+                position = os.lseek(reading.fileno(), position, os.SEEK_DATA)
                 hole = os.lseek(reading.fileno(), position, os.SEEK_HOLE)
-            except OSError:
-                break
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # nothing but a hole up to the end
             position = _copy_range(reading.fileno(), writing.fileno(), position, hole)
         os.ftruncate(writing.fileno(), end)
 

@@ -211,6 +211,15 @@ def test_a_full_copy_stands_alone_and_keeps_its_holes(tmp_path: Path) -> None:
     assert copy.stat().st_blocks <= template.stat().st_blocks + 8
 
 
+@pytest.mark.parametrize("data", [b"", b"d" * 70000], ids=["nothing but a hole", "a hole at its end"])
+def test_a_file_that_ends_with_a_hole_is_copied_to_its_end(tmp_path: Path, data: bytes) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.write_bytes(data)
+    os.truncate(source, 3 * MIB)
+    disk_images.copy(str(source), str(copy))
+    assert copy.read_bytes() == source.read_bytes()
+
+
 def test_a_thick_disk_has_its_space_at_once(tmp_path: Path) -> None:
     thick, thin = tmp_path / "thick.qcow2", tmp_path / "thin.qcow2"
     disk_images.create(str(thick), 16 * MIB, preallocate=True)
