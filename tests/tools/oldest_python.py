@@ -78,6 +78,8 @@ def main() -> int:
         f"--junitxml={options.junitxml}",
         "-o",
         "junit_suite_name=python3.9",
+        # Looks at the sources with the syntax trees and the list of library names of a newer Python.
+        "--ignore=tests/unit/plugins/module_utils/test_python_version.py",
     ]
     environment = {key: value for key, value in os.environ.items() if key != "BAREFORGE_CAPABILITIES"}
     return subprocess.run([*command, *arguments, *folders], cwd=ROOT, env=environment, check=False).returncode

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import ssl
 import time
 import urllib.error
@@ -144,7 +145,8 @@ class _Download:
                 if isinstance(error.reason, ssl.SSLCertVerificationError):
                     raise self._untrusted(error.reason) from error
                 reason = str(error.reason)
-            except (ConnectionError, TimeoutError, ssl.SSLError) as error:
+            # Python 3.9's socket.timeout is no TimeoutError yet.
+            except (ConnectionError, TimeoutError, socket.timeout, ssl.SSLError) as error:
                 reason = str(error) or type(error).__name__
             failures = 1 if self.done > before else failures + 1
             if failures >= ATTEMPTS:

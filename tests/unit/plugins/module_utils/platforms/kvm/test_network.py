@@ -68,7 +68,7 @@ VLAN_RANGES = st.lists(
 ).map(
     lambda spans: [
         f"{first}-{last}"
-        for (first, last), limit in zip(sorted(spans), [*sorted(spans)[1:], (4095, 0)], strict=False)
+        for (first, last), limit in zip(sorted(spans), [*sorted(spans)[1:], (4095, 0)])
         if last < limit[0]
     ]
 )
