@@ -79,8 +79,9 @@ def picture_of_host() -> dict[str, Any]:
                 with open(path, "rb") as file:
                     entry.extend([hashlib.sha256(file.read()).hexdigest(), status.st_mtime_ns])
             files[path] = entry
-    # libvirt itself writes its filters and networks anew when it starts.
-    files = {path: entry for path, entry in files.items() if not path.startswith("/etc/libvirt/nwfilter/")}
+    # libvirt itself writes its filters anew when it starts, and a profile of AppArmor for each guest that it starts.
+    of_libvirt = ("/etc/libvirt/nwfilter/", "/etc/apparmor.d/libvirt/libvirt-")
+    files = {path: entry for path, entry in files.items() if not path.startswith(of_libvirt)}
     kernel = {}
     for pattern in ("kernel/*", "kernel/yama/*", "net/core/bpf*", "net/ipv4/conf/*/*", "net/ipv6/conf/*/*", "fs/*"):
         for path in glob.glob(f"/proc/sys/{pattern}"):

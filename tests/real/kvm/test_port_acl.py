@@ -53,7 +53,7 @@ def remove_everything() -> None:
     host_tools.output("ovs-vsctl", "--if-exists", "del-br", "aclswitch")
     for action in ("net-destroy", "net-undefine"):
         host_tools.output("virsh", action, "aclswitch", check=False)
-    host_tools.output("rm", "-rf", "/etc/bareforge/port_acls")
+    host_tools.output("rm", "-rf", "/etc/bareforge/port_acls", *glob.glob("/var/lib/libvirt/images/bareforge/*"))
     host_tools.output("nft", "delete", "table", "netdev", "bareforge", check=False)
 
 
@@ -267,3 +267,41 @@ def test_running_vm_is_filtered_from_its_start_and_not_started_unfiltered(switch
     switch.apply({"vms": [{"name": "runs", "state": "absent"}]}, operation={"shutdown_timeout": 0, "force_off": True})
     assert device not in switch.run("nft", "list", "ruleset")
     assert switch.run("find", "/etc/bareforge/port_acls", "-name", f"{device}*", check=False) == ""
+
+
+def make_and_die_before_its_acl(document: dict[str, Any]) -> bool:
+    """Make a VM in a process that dies where its ACL would be applied; return whether it got there."""
+    import os
+
+    import host_tools
+
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.port_acl import KvmPortAcl
+
+    child = os.fork()
+    if child == 0:
+        KvmPortAcl.apply = lambda *_arguments: os._exit(77)  # type: ignore[method-assign]
+        host_tools.apply(document)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 77
+
+
+def test_a_new_vm_and_a_new_nic_are_filtered_before_their_acl_is_applied(switch: RealHost) -> None:
+    nic = {"name": "eth0", "network": "aclnet"}
+    runs = {"name": "runs", "memory": {"size": 64}, "disks": [], "nics": [nic], "power": "running"}
+    wanted = {"vms": [runs], "port_acls": [{"vm": "runs", "nic": "eth0", "allowed_ipv4": [VM4]}]}
+
+    def chains(name: str) -> bool:
+        return f'hook ingress device "{tap("runs", name)}"' in switch.run("nft", "list", "ruleset")
+
+    assert switch.on_host(make_and_die_before_its_acl, document=wanted)
+    assert switch.run("virsh", "domstate", "runs") == "running"
+    assert chains("eth0")
+
+    wanted["vms"] = [{**runs, "nics": [nic, {**nic, "name": "eth1"}]}]
+    wanted["port_acls"].append({"vm": "runs", "nic": "eth1", "allowed_ipv4": [VM4]})
+    assert switch.on_host(make_and_die_before_its_acl, document=wanted)
+    assert chains("eth1")
+
+    switch.apply(wanted)
+    assert not switch.apply(wanted)["changed"]
+    switch.apply({"vms": [{"name": "runs", "state": "absent"}]}, operation={"shutdown_timeout": 0, "force_off": True})

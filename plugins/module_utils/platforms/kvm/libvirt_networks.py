@@ -201,7 +201,8 @@ def _unless_gone(call: Callable[[], str]) -> Optional[str]:
 def _ports_in(text: str, vm: str) -> Iterator[GuestPort]:
     for interface in virtual_network.parse(text).iterfind("devices/interface"):
         source, target = interface.find("source"), interface.find("target")
-        if interface.get("type") == "network" and source is not None and source.get("portgroup"):
+        # Of a VM that runs libvirt says type='bridge', and names the network beside the bridge.
+        if source is not None and source.get("network") and source.get("portgroup"):
             yield GuestPort(
                 vm,
                 str(source.get("network")),

@@ -251,8 +251,14 @@ class KvmNetwork(Interface):
             yield from virtual_network.problems(after)
         both = isinstance(before, VirtualNetwork) and isinstance(after, VirtualNetwork)
         moved = both and getattr(before, "switch", None) != getattr(after, "switch", None)
-        if moved or (after is None and "vm" not in context.wanted):
-            users = sorted(self._seen().guests_on(getattr(before, "switch", None), change.item.label))
+        if moved or after is None:
+            guests = self._seen().guests_on(getattr(before, "switch", None), change.item.label)
+            if not moved:
+                # Of VMs of ours the document says whether they stay on it.
+                guests -= {
+                    vm.label for state in (context.before, context.wanted) for vm in state.get("vm", {}).values()
+                }
+            users = sorted(guests)
             if users and moved:
                 yield "switch", f"cannot change, since VMs are on the network: {', '.join(users)}"
             elif users:

@@ -117,7 +117,8 @@ def apply(changed: bool, devices: Collection[str]) -> None:
     devices: those that are not as their files say, although these did not change.
     Raises ApplyError.
     """
-    if changed:
+    if changed or devices:
+        # A run that was killed may have written a file that networkd has not read yet.
         run_command(["networkctl", "reload"])
     present = sorted(device for device in devices if exists(device))
     if present:

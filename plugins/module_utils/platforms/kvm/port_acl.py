@@ -304,12 +304,13 @@ class KvmPortAcl(Interface):
                 present.save()
 
     def prepare(self, vm: Vm, context: Context) -> None:
-        """Keep the ACLs that the plan has for a VM, so that it is filtered from its first moment.
+        """Keep the ACLs that are new or changed in this run for a VM, so that it is filtered from its first moment.
 
-        To be called before a VM of this run is first started. vm: complete. Raises ApplyError.
+        To be called before a VM of this run is started or gets another NIC. vm: complete. Raises ApplyError.
         """
+        present = context.before.get("port_acl", {})
         for acl in context.wanted.get("port_acl", {}).values():
-            if not isinstance(acl, PortAcl) or acl.vm != vm.name:
+            if not isinstance(acl, PortAcl) or acl.vm != vm.name or present.get(acl.key) == acl:
                 continue
             for nic in vm.nics or ():
                 if nic.name == acl.nic:

@@ -331,6 +331,11 @@ class KvmVms(Interface):
     # Making changes
 
     def apply(self, changes: Sequence[Change], context: Context) -> None:
+        # Before any VM starts or gets a NIC, and before there are threads: a hook of libvirt is installed but once.
+        port_acls = self.platform.owner("port_acl")
+        for change in changes:
+            if isinstance(change.after, Vm) and port_acls is not None:
+                port_acls.prepare(change.after, context)
         if len(changes) == 1:
             self._make(changes[0], context)
             return
@@ -468,6 +473,10 @@ class KvmVms(Interface):
             )
             if domain.isActive():
                 live_changes.LiveChanges(domain, self.host, self._networks(context)).make(before, after)
+                port_acls = self.platform.owner("port_acl")
+                if before.nics != after.nics and port_acls is not None:
+                    # libvirt's hook runs when a VM starts, not when a NIC is plugged into it.
+                    port_acls.refresh({name})
             else:
                 self._grow_disks(before, after)
         if before.autostart != after.autostart:

@@ -24,6 +24,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.network
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import (
     host_devices,
     host_interface,
+    libvirt_networks,
     management_path,
     networkd,
     virtual_network,
@@ -228,6 +229,35 @@ def test_waiting_ends_with_what_is_missing() -> None:
     with pytest.raises(Exception, match=r"a is not up; b, 0 s after") as caught:
         networkd.wait_until(lambda: ["a is not up", "b"], patience=0)
     assert type(caught.value).__name__ == "ApplyError"
+
+
+@pytest.mark.parametrize(
+    "running",
+    [
+        "type='bridge'><source network='br0' portgroup='app' bridge='br0' portid='x'/>",
+        "type='network'><source network='br0' portgroup='app'/>",
+    ],
+)
+def test_a_running_vm_is_found_on_its_network(running: str) -> None:
+    text = f"<domain><devices><interface {running}<target dev='tap0'/></interface></devices></domain>"
+    [port] = libvirt_networks._ports_in(text, "web")
+    assert (port.vm, port.switch, port.network, port.device) == ("web", "br0", "app", "tap0")
+
+
+def test_a_bridge_without_a_network_is_nobodys_port_group() -> None:
+    text = "<domain><devices><interface type='bridge'><source bridge='br0'/></interface></devices></domain>"
+    assert list(libvirt_networks._ports_in(text, "web")) == []
+
+
+def test_a_file_that_a_killed_run_has_written_is_read_by_networkd(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr(networkd, "run_command", told.append)
+    monkeypatch.setattr(networkd, "exists", lambda _device: True)
+    networkd.apply(False, {"app0"})
+    assert told == [["networkctl", "reload"], ["networkctl", "reconfigure", "app0"]]
+    told.clear()
+    networkd.apply(False, set())
+    assert told == []
 
 
 def test_macs_are_local_lasting_and_different() -> None:
