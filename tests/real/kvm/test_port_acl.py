@@ -53,7 +53,8 @@ def remove_everything() -> None:
     host_tools.output("ovs-vsctl", "--if-exists", "del-br", "aclswitch")
     for action in ("net-destroy", "net-undefine"):
         host_tools.output("virsh", action, "aclswitch", check=False)
-    host_tools.output("rm", "-rf", "/etc/bareforge/port_acls", *glob.glob("/var/lib/libvirt/images/bareforge/*"))
+    disks = [f"/var/lib/libvirt/images/bareforge/{name}" for name in ("filtered", "runs")]
+    host_tools.output("rm", "-rf", "/etc/bareforge/port_acls", *disks)
     host_tools.output("nft", "delete", "table", "netdev", "bareforge", check=False)
 
 
@@ -280,8 +281,10 @@ def make_and_die_before_its_acl(document: dict[str, Any]) -> bool:
     child = os.fork()
     if child == 0:
         KvmPortAcl.apply = lambda *_arguments: os._exit(77)  # type: ignore[method-assign]
-        host_tools.apply(document)
-        os._exit(0)
+        try:
+            host_tools.apply(document)
+        finally:
+            os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 77
 
 

@@ -251,18 +251,20 @@ class KvmNetwork(Interface):
             yield from virtual_network.problems(after)
         both = isinstance(before, VirtualNetwork) and isinstance(after, VirtualNetwork)
         moved = both and getattr(before, "switch", None) != getattr(after, "switch", None)
-        if moved or after is None:
-            guests = self._seen().guests_on(getattr(before, "switch", None), change.item.label)
-            if not moved:
-                # Of VMs of ours the document says whether they stay on it.
-                guests -= {
-                    vm.label for state in (context.before, context.wanted) for vm in state.get("vm", {}).values()
-                }
-            users = sorted(guests)
-            if users and moved:
-                yield "switch", f"cannot change, since VMs are on the network: {', '.join(users)}"
-            elif users:
-                yield "", f"cannot go, since VMs are on it: {', '.join(users)}"
+        if moved:
+            users = self._seen().guests_on(getattr(before, "switch", None), change.item.label)
+            if users:
+                yield "switch", f"cannot change, since VMs are on the network: {', '.join(sorted(users))}"
+        elif isinstance(before, VirtualNetwork) and after is None:
+            # Of VMs of ours the document says whether they stay on it.
+            strangers = self._strangers_on(before, context.before, context.wanted)
+            if strangers:
+                yield "", f"cannot go, since VMs are on it: {', '.join(strangers)}"
+
+    def _strangers_on(self, network: VirtualNetwork, *states: State) -> List[str]:
+        """Return the names of the VMs on a network that none of the states has."""
+        known = {vm.label for state in states for vm in state.get("vm", {}).values()}
+        return sorted(self._seen().guests_on(network.switch, network.name) - known)
 
     def _check_interface(self, change: Change, context: Context) -> Iterator[Tuple[str, str]]:
         interface = change.after
@@ -322,8 +324,7 @@ class KvmNetwork(Interface):
         if isinstance(item, VirtualNetwork):
             if item.name in host.managing_networks():
                 return _KEEPS
-            known = {vm.label for vm in state.get("vm", {}).values()}
-            strangers = sorted(host.guests_on(item.switch, item.name) - known)
+            strangers = self._strangers_on(item, state)
             return f"VMs are on it: {', '.join(strangers)}" if strangers else None
         if item.label in host.managing_bridges():
             return _KEEPS

@@ -113,8 +113,8 @@ def remove(device: str) -> bool:
 def apply(changed: bool, devices: Collection[str]) -> None:
     """Let networkd take over files that were written or removed, and configure devices anew.
 
-    changed: whether files have changed; networkd then finds out by itself which devices they are about.
-    devices: those that are not as their files say, although these did not change.
+    changed: whether this run has changed files; networkd finds out by itself which devices they are about.
+    devices: those that are not as their files say, although this run did not change these.
     Raises ApplyError.
     """
     if changed or devices:
