@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from dataclasses import dataclass
-from typing import Dict, Iterator, Optional, Tuple, TypeVar
+from typing import Dict, Iterator, Optional, Tuple
 
 from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .types import Boolean, Choice, Cidr, Integer, IpAddress, Name, PortRange, Text
@@ -39,26 +39,6 @@ SERVICES: Dict[str, Tuple[Tuple[str, Tuple[str, ...]], ...]] = {
     "rdp": (("tcp", ("3389",)),),
     "node_exporter": (("tcp", ("9100",)),),
 }
-
-ObjectType = TypeVar("ObjectType", bound=ModelObject)
-
-
-def shown_otherwise(asked: ObjectType, field: str) -> ObjectType:
-    """Return the current object for one that the host shows otherwise than it was last asked for.
-
-    A filter that somebody has changed by hand may be anything, for which the model need not have words. So the field is
-    not told, which differs from whatever a user can want of it, and what the user leaves open is taken from what was
-    asked before and not from what is there by accident.
-
-    asked: the object as it was last asked for. field: a field that always has a value.
-    """
-    shown = dataclasses.replace(asked, **{field: None})
-    object.__setattr__(shown, "_asked", asked)
-    return shown
-
-
-def _last_asked(current: Optional[ObjectType]) -> Optional[ObjectType]:
-    return getattr(current, "_asked", current)
 
 
 @dataclass(frozen=True)
@@ -100,9 +80,6 @@ class Firewall(ModelObject):
         default=False,
         capability="firewall.log_denied",
     )
-
-    def complete(self, current: Optional[Firewall]) -> Firewall:
-        return super().complete(_last_asked(current))
 
 
 @dataclass(frozen=True)
@@ -198,7 +175,7 @@ class FirewallRule(ModelObject):
             yield "service", "goes without protocol and ports, which it stands for"
 
     def complete(self, current: Optional[FirewallRule]) -> FirewallRule:
-        whole = super().complete(_last_asked(current))
+        whole = super().complete(current)
         # A service stands for protocol and ports: whichever of the two the user names replaces the other.
         if self.service:
             return dataclasses.replace(whole, protocol="any", ports=())
@@ -297,6 +274,3 @@ class PortAcl(ModelObject):
     rules: Optional[Tuple[PortAclRule, ...]] = option(
         NestedList(PortAclRule), "The rules in their order.", default=[], capability="port_acl.rules"
     )
-
-    def complete(self, current: Optional[PortAcl]) -> PortAcl:
-        return super().complete(_last_asked(current))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional, Set, Tuple, TypeVar
+from typing import Iterator, Optional, Set, Tuple
 
 from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .types import (
@@ -25,27 +25,6 @@ from .types import (
     VlanRange,
     range_bounds,
 )
-
-ObjectType = TypeVar("ObjectType", bound=ModelObject)
-
-
-def shown_as(asked: ObjectType, **fields: Any) -> ObjectType:
-    """Return the current object for one that the host shows otherwise than it was last asked for.
-
-    What a user leaves open is then taken from what was asked before and not from what is there by accident, so that a
-    document which names the object, and no more, mends it.
-
-    asked: the object as it was last asked for.
-    fields: what the host shows; None where the model has no words for it.
-    """
-    shown = dataclasses.replace(asked, **fields)
-    object.__setattr__(shown, "_asked", asked)
-    return shown
-
-
-def last_asked(current: Optional[ObjectType]) -> Optional[ObjectType]:
-    """Return a current object as it was last asked for; itself where the host shows it so."""
-    return getattr(current, "_asked", current)
 
 
 @dataclass(frozen=True)
@@ -196,7 +175,7 @@ class VirtualSwitch(ModelObject):
         return self.bond if self.bond.primary in uplinks else dataclasses.replace(self.bond, primary=None)
 
     def complete(self, current: Optional[VirtualSwitch]) -> VirtualSwitch:
-        whole = super().complete(last_asked(current))
+        whole = super().complete(current)
         # With fewer than two uplinks left, a bond that the user does not speak of has nothing to join any more.
         if self.bond is None and len(whole.uplinks or ()) < 2:
             return dataclasses.replace(whole, bond=None)
@@ -283,9 +262,6 @@ class VirtualNetwork(ModelObject):
         default=[],
     )
 
-    def complete(self, current: Optional[VirtualNetwork]) -> VirtualNetwork:
-        return super().complete(last_asked(current))
-
     def check_complete(self) -> Iterator[Tuple[str, str]]:
         if self.trunk and self.isolated:
             yield "isolated", "does not go with trunk"
@@ -350,9 +326,6 @@ class HostInterface(ModelObject):
         default=[],
         capability="host_interface.role.*",
     )
-
-    def complete(self, current: Optional[HostInterface]) -> HostInterface:
-        return super().complete(last_asked(current))
 
     def check_complete(self) -> Iterator[Tuple[str, str]]:
         networks = [ipaddress.ip_interface(address).network for address in self.addresses or ()]

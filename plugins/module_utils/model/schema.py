@@ -26,6 +26,26 @@ AS_DEFAULT: Any = object()
 """Stands for "the same as the default" in Option.neutral."""
 
 
+def shown_as(asked: ObjectType, **fields: Any) -> ObjectType:
+    """Return the current object for one that the host shows otherwise than it was last asked for.
+
+    What a user leaves open is then taken from what was asked before and not from what is there by accident, so that a
+    document which names the object, and no more, mends it.
+
+    asked: the object as it was last asked for.
+    fields: what the host shows; None where the model has no words for it, which differs from whatever a user can want
+        of a field that always has a value.
+    """
+    shown = dataclasses.replace(asked, **fields)
+    object.__setattr__(shown, "_asked", asked)
+    return shown
+
+
+def last_asked(current: Optional[ObjectType]) -> Optional[ObjectType]:
+    """Return a current object as it was last asked for; itself where the host shows it so."""
+    return getattr(current, "_asked", current)
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
     """What is known of one field beside its name.
@@ -447,13 +467,17 @@ class ModelObject:
                 yield name, options[name], value
 
     def complete(self: ObjectType, current: Optional[ObjectType]) -> ObjectType:
-        """Return this object with what it leaves open taken from the current one or, if there is none, the defaults."""
+        """Return this object with what it leaves open taken from the current one or, if there is none, the defaults.
+
+        Of an object that the host shows otherwise than it was asked for (:func:`shown_as`), from what was asked for.
+        """
+        known = last_asked(current)
         fields: Plain = {}
         for name, entry in self.options().items():
             wanted = getattr(self, name)
-            present = getattr(current, name) if current is not None else None
+            present = getattr(known, name) if known is not None else None
             if wanted is None:
-                fields[name] = present if current is not None else self.defaults()[name]
+                fields[name] = present if known is not None else self.defaults()[name]
             elif wanted == "":
                 fields[name] = None
             else:

@@ -19,7 +19,8 @@ from ...engine.change import Change
 from ...engine.platform import Context, Interface
 from ...errors import Problem, ReadError, ValidateError
 from ...model.document import State
-from ...model.firewall import Firewall, FirewallRule, shown_otherwise
+from ...model.firewall import Firewall, FirewallRule
+from ...model.schema import shown_as
 from ...transports import nftables
 from . import controller, systemd
 from .host_files import read_json, write_json
@@ -104,10 +105,10 @@ class KvmFirewall(Interface):
             return state
         intact, intact_rules = _in_force(firewall, rules)
         if firewall is not None and "firewall" in state:
-            state["firewall"][firewall.key] = firewall if intact else shown_otherwise(firewall, "enabled")
+            state["firewall"][firewall.key] = firewall if intact else shown_as(firewall, enabled=None)
         if "firewall_rule" in state:
             for name, rule in rules.items():
-                shown = rule if name in intact_rules else shown_otherwise(rule, "enabled")
+                shown = rule if name in intact_rules else shown_as(rule, enabled=None)
                 state["firewall_rule"][rule.key] = shown
         return state
 

@@ -11,7 +11,8 @@ import ipaddress
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from ...errors import ValidateError
-from ...model.network import HostInterface, Route, VirtualNetwork, shown_as
+from ...model.network import HostInterface, Route, VirtualNetwork
+from ...model.schema import shown_as
 from ...transports.ovsdb import Row, a_map, a_set, kept, unkept, uuid
 from . import host_devices, networkd
 from .host_devices import HostAddresses

@@ -23,7 +23,8 @@ from ...engine.platform import Context, Interface
 from ...errors import ApplyError, Problem, ReadError, ValidateError
 from ...model.compute import Vm
 from ...model.document import State
-from ...model.firewall import PortAcl, shown_otherwise
+from ...model.firewall import PortAcl
+from ...model.schema import shown_as
 from ...transports import libvirt, nftables
 from . import systemd
 from .host_files import read_file, read_json, remove_file, write_atomically, write_json
@@ -238,7 +239,7 @@ class KvmPortAcl(Interface):
             if mac is None:
                 continue
             good = one.is_whole(mac) and intact.get(one.device, True) and hook_is_installed()
-            state["port_acl"][one.acl.key] = one.acl if good else shown_otherwise(one.acl, "mac_spoofing")
+            state["port_acl"][one.acl.key] = one.acl if good else shown_as(one.acl, mac_spoofing=None)
         return state
 
     def validate(self, change: Change, context: Context) -> Iterable[Problem]:

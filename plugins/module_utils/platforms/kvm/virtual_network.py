@@ -13,7 +13,8 @@ import dataclasses
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 from xml.etree import ElementTree
 
-from ...model.network import Bandwidth, Rate, VirtualNetwork, shown_as
+from ...model.network import Bandwidth, Rate, VirtualNetwork
+from ...model.schema import shown_as
 from ...model.types import range_bounds
 from .open_vswitch import Vlans
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, Dict, List, Optional, Tuple
 
 from ...errors import ApplyError, ValidateError
-from ...model.network import Bond, KvmSwitch, VirtualSwitch, shown_as
+from ...model.network import Bond, KvmSwitch, VirtualSwitch
+from ...model.schema import shown_as
 from ...transports.ovsdb import Row, a_map, a_set, kept, unkept, uuid
 from . import host_devices, networkd
 from .libvirt_networks import LibvirtNetwork

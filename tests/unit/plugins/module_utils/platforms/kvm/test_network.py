@@ -19,8 +19,8 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.network
     HostInterface,
     VirtualNetwork,
     VirtualSwitch,
-    shown_as,
 )
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import shown_as
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import (
     host_devices,
     host_interface,
