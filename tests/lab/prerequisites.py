@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the lab needs from the machine it runs on, and how to get it on Debian and Ubuntu."""
+"""What the lab and the tests need from the machine they run on, and how to get it on Debian and Ubuntu."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ PACKAGES = {
     "kmod": "depmod",
     "zstd": "zstd",
     "openssh-client": "ssh",
+    "python3-nftables": "/usr/lib/python3/dist-packages/nftables/__init__.py",
 }
 SYSTEMS = ("debian 12", "debian 13", "ubuntu 24.04")
 DISK_GIB = 8
