@@ -97,6 +97,15 @@ class ActionModule(HypervisorAction):
                     ]
                 )
 
+    def unguarded(self, result: dict[str, Any], guard: Mapping[str, Any]) -> list[Any]:
+        """Return the changes that were made for other rules than those that are guarded."""
+        guarded = set(guard["guarded"])
+        return [
+            change
+            for change in result.get("changes") or ()
+            if not guarded.intersection(f"rule {rule}" for rule in change["rules"])
+        ]
+
     def _run(
         self, arguments: dict[str, Any], variables: dict[str, Any], host: str, secrets: list[str]
     ) -> dict[str, Any]:

@@ -96,4 +96,21 @@ options:
       - json
       - csv
       - sarif
+  guard:
+    description:
+      - The guard over the management path.
+    type: dict
+    suboptions:
+      enabled:
+        description:
+          - Whether the host undoes a change to its management path by itself unless the controller comes
+            back and confirms.
+          - The default is V(true).
+        type: bool
+      timeout:
+        description:
+          - After how many seconds without confirmation the host undoes it.
+          - Allowed is a whole number from 10 to 600 (seconds).
+          - The default is V(60).
+        type: int
 """

@@ -15,7 +15,8 @@ description:
   - All rules are read in one pass over the host.
   - What is enforced can be taken back. Files come back byte by byte, with their mode and owner, also after a run that
     was killed. A file that somebody else has changed in the meantime is left alone and told.
-  - The SSH server is asked whether it accepts its new configuration before that is put in place.
+  - The SSH server is asked whether it accepts its new configuration before that is put in place. The change stays only
+    after the controller has logged in anew and confirmed it; otherwise the host undoes it by itself.
   - A rule that fails does not stop the others; the task fails at the end and names all that failed. What only people can
     mend is a warning.
   - Reports for people and for programs are written on the controller.
@@ -165,6 +166,22 @@ profile:
   description: Name, version, title and SHA-256 of the profile.
   returned: success, and failure while rules are enforced or reverted
   type: dict
+guard:
+  description: The guard over the changes of the SSH server.
+  returned: when such changes were made under the guard
+  type: dict
+  contains:
+    guarded:
+      description: The rules that were under the guard.
+      type: list
+      elements: str
+      sample: [rule sshd-x11-off]
+    confirmed:
+      description: Whether the controller came back over a new connection and confirmed.
+      type: bool
+    seconds:
+      description: How long that took.
+      type: float
 reports:
   description: The paths of the reports on the controller, by format.
   returned: with O(report), except in check mode

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
 
@@ -36,6 +37,13 @@ from .confirmation import confirm
 from .plain import as_text, plain
 
 COLLECTION = "bareforge.hypervisor"
+
+NEVER_CONNECTED = re.compile(
+    r"ssh: connect to host|Could not resolve hostname|Permission denied|Host key verification failed"
+    r"|REMOTE HOST IDENTIFICATION HAS CHANGED|banner exchange|kex_exchange_identification",
+    re.IGNORECASE,
+)
+"""What ssh (OpenSSH's sshconnect.c, kex.c) says where it did not come as far as running anything on the host."""
 
 # Ansible loads an action in the parent, before it forks: what is imported and looked up here is paid once a run, not
 # once a task.
@@ -92,6 +100,10 @@ class HypervisorAction(ActionBase):
         """Return the result of a task that went well; for actions that do something with it on the controller."""
         return result
 
+    def unguarded(self, result: dict[str, Any], guard: Mapping[str, Any]) -> list[Any]:
+        """Return the changes of a task that stay when the host undoes what was guarded, as far as that can be told."""
+        return []
+
     def _run(
         self, arguments: dict[str, Any], variables: dict[str, Any], host: str, secrets: list[str]
     ) -> dict[str, Any]:
@@ -99,15 +111,23 @@ class HypervisorAction(ActionBase):
         call = self.definition.parse(arguments)
         cls = platform_class(call.values["platform"])
         if cls.RUNS_ON_HOST:
-            result = self._execute(self.definition.name, arguments, variables, host)
+            result = self._execute_guarded(call, arguments, variables, host)
         else:
             settings = self._settings(call, variables, host)
             secrets.extend(value for value in [settings.get("password")] if value)
             result = self._perform_here(self.definition, cls(settings), call, host)
-        if result.get("failed") or result.get("unreachable"):
+        if result.get("unreachable"):
             return result
         if isinstance(result.get("guard"), Mapping) and "token" in result["guard"]:
-            result["guard"] = self._confirm(cls, plain(result["guard"]), call, variables, host)
+            # Also where the task failed in another part: what was guarded is to stay.
+            guard = plain(result["guard"])
+            try:
+                result["guard"] = self._confirm(cls, guard, call, variables, host)
+            except GuardError as error:
+                error.details.setdefault("changes_made", self.unguarded(result, guard))
+                raise
+        if result.get("failed"):
+            return result
         if isinstance(result.get("diff"), Mapping):
             result["diff"] = {name: as_text(result["diff"][name]) for name in ("before", "after")}
         return self.conclude(result, arguments)
@@ -170,6 +190,34 @@ class HypervisorAction(ActionBase):
         result = self._execute_module(module_name=f"{COLLECTION}.{name}", module_args=sent, task_vars=variables)
         return with_host(result, host)
 
+    def _execute_guarded(
+        self, call: Call, arguments: Mapping[str, Any], variables: dict[str, Any], host: str
+    ) -> dict[str, Any]:
+        """Run the task's module on the host; where it is never heard of again, say what the host does by itself."""
+        try:
+            result = self._execute(self.definition.name, arguments, variables, host)
+        except AnsibleConnectionFailure as error:
+            words = self._may_be_undone(call)
+            if words is None or NEVER_CONNECTED.search(str(error)):
+                raise
+            message = f"{host}: the connection broke off while the task ran ({_one_line(str(error))}). {words}"
+            return {"unreachable": True, "changed": False, "msg": message, "phase": ConnectError.phase}
+        words = self._may_be_undone(call)
+        if result.get("failed") and "module_stdout" in result and words is not None:
+            # No answer of ours: the module was killed, or its answer was cut off.
+            result["msg"] = f"{host}: {_one_line(str(result.get('msg')))}. {words}"
+        return result
+
+    def _may_be_undone(self, call: Call) -> str | None:
+        """Return what becomes of changes that nobody confirms, or None where the task guards none."""
+        guard = call.operation.complete(None).guard if "guard" in self.definition.operation else None
+        if guard is None or not guard.enabled or self._task.check_mode or not self.definition.changes_host(call):
+            return None
+        return (
+            "What it may have changed on the path that the host is managed through, the host undoes by itself within"
+            f" {guard.timeout} s; run the task again after that"
+        )
+
     def _confirm(
         self, cls: type[Platform], guard: dict[str, Any], call: Call, variables: dict[str, Any], host: str
     ) -> dict[str, Any]:
@@ -188,3 +236,7 @@ class HypervisorAction(ActionBase):
                 raise GuardError(str(result.get("msg")))
 
         return confirm(guard, reach)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")

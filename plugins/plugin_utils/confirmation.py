@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -21,6 +21,8 @@ MARGIN = 10.0
 """Seconds that the host is given, after its timer has ended, to undo and be reachable again."""
 
 HINT = "Correct what cuts off the controller and run again"
+
+MOST_NAMES = 6
 
 UNREACHABLE = (ConnectError, AnsibleConnectionFailure)
 
@@ -45,7 +47,7 @@ def confirm(
                 raise GuardError(*_undone(guard, reach, sleep, began, str(error))) from error
             sleep(PAUSE)
         except GuardError as error:
-            names = ", ".join(guard["guarded"])
+            names = shown(guard["guarded"])
             raise GuardError(
                 f"{names}: the change could not be confirmed within {timeout:.0f} s: {error.message}",
                 "If the host is only slow, give it longer with guard: {timeout: SECONDS}",
@@ -54,11 +56,16 @@ def confirm(
             return {"guarded": guard["guarded"], "confirmed": True, "seconds": round(time.monotonic() - began, 1)}
 
 
+def shown(names: Sequence[str]) -> str:
+    """Return the names of what was guarded for a sentence; of many only the first."""
+    return ", ".join(names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"{len(names) - MOST_NAMES} more"])
+
+
 def _undone(
     guard: dict[str, Any], reach: Callable[[str], None], sleep: Callable[[float], None], began: float, reason: str
 ) -> tuple[str, str]:
     sleep(max(0.0, float(guard["timeout"]) + MARGIN - (time.monotonic() - began)))
-    names = ", ".join(guard["guarded"])
+    names = shown(guard["guarded"])
     message = f"{names}: after the change the host could not be reached within {guard['timeout']} s ({reason})"
     try:
         reach("undone")

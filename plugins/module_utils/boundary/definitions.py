@@ -192,6 +192,10 @@ class ModuleDefinition:
         """Return what the arguments say of the host. Raises ValidateError."""
         return Document()
 
+    def changes_host(self, call: Call) -> bool:
+        """Return whether the task may change anything on the host."""
+        return call.state != "gathered"
+
     def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
         """Do what the task asks for and return its result; in check mode change nothing.
 
@@ -512,7 +516,10 @@ class HardeningModule(ModuleDefinition):
                 default=list(self.REPORT_FORMATS),
             ),
         }
-        super().__init__("hardening", own)
+        super().__init__("hardening", own, ("guard",))
+
+    def changes_host(self, call: Call) -> bool:
+        return bool(call.values["mode"] != evaluation.AUDIT)
 
     def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
         mode = call.values["mode"]
@@ -522,8 +529,15 @@ class HardeningModule(ModuleDefinition):
         sent = call.values["profile"]
         checked = parse_profile(sent["data"], type(target), platform.NAME)
         exceptions = parse_exceptions([item.to_document() for item in call.values.get("exceptions", ())], checked)
+        guard = call.operation.complete(None).guard
         order = evaluation.Order(
-            mode, call.values.get("rules", ()), call.values.get("tags", ()), exceptions, sent["today"], check
+            mode,
+            call.values.get("rules", ()),
+            call.values.get("tags", ()),
+            exceptions,
+            sent["today"],
+            check,
+            guard.timeout if guard is not None and guard.enabled else None,
         )
         return evaluation.run(target, checked, order)
 

@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import ApplyError, Problem, ValidateError
+from ..errors import ApplyError, GuardError, Problem, ValidateError
 from ..model.schema import Plain
 from ..model.types import show
 from .expectation import CannotChoose, Found, show_found
@@ -34,6 +34,7 @@ class Order:
     mode: one of MODES. rules, tags: select rules; neither stands for all.
     exceptions: beside those of the profile. today: the day (ISO 8601) against which they expire.
     check: whether to stop after the plan.
+    guard: after how many seconds without confirmation the host undoes what could cut the controller off; None for never.
     """
 
     mode: str
@@ -42,6 +43,7 @@ class Order:
     exceptions: Tuple[RuleException, ...] = ()
     today: str = ""
     check: bool = False
+    guard: Optional[int] = None
 
 
 @dataclass
@@ -101,7 +103,7 @@ def run(target: HardeningTarget, checked: CheckedProfile, order: Order) -> Plain
     """Audit, enforce or revert a profile on a host, and return the task's result.
 
     The result has `changed`, `mode`, `rules` (one entry a rule), `score`, `changes`, `before` and `after` (the texts of a
-    diff) and `host` (what is known of it).
+    diff) and `host` (what is known of it), and `guard` where changes wait for a confirmation over a new connection.
     Raises ValidateError before anything was changed; HardeningFailed, which holds the result, where rules are left that
     should have been enforced or reverted and were not.
     """
@@ -217,7 +219,8 @@ def _enforce(
             outcome.message = steps.errors.get(outcome.check.id, outcome.message)
         result = _result(target, order, outcomes, steps)
         return result if order.check else _finished(result, outcomes)
-    errors = {**steps.errors, **target.carry_out(steps)}
+    failed, guard = _carry_out(target, steps, order)
+    errors = {**steps.errors, **failed}
     first = {outcome.check.id: outcome for outcome in outcomes}
     after = _judge_all(checks, _survey(target, checks), exceptions, order.today)
     for outcome in after:
@@ -231,7 +234,32 @@ def _enforce(
             outcome.status, outcome.message = ERROR, f"was set, and the host still shows {outcome.found}"
         elif outcome.status == FAIL:
             outcome.message = first[rule].message
-    return _finished(_result(target, order, after, steps), after)
+    return _finished(_result(target, order, after, steps, guard), after)
+
+
+def _carry_out(target: HardeningTarget, steps: Steps, order: Order) -> Tuple[Dict[str, str], Plain]:
+    """Carry out changes; return by rule why one failed, and the guard's part of the result, empty where none was armed."""
+    guard: Plain = {}
+    timeout = order.guard
+    if timeout is None:
+        return target.carry_out(steps), guard
+
+    def arm(rules: Sequence[str]) -> None:
+        armed = target.guard(timeout)
+        if armed is None:
+            raise GuardError(
+                "the platform has no guard over logins", "Say guard: {enabled: false} to do it all the same"
+            )
+        guard.update(armed, timeout=timeout, guarded=[f"rule {rule}" for rule in dict.fromkeys(rules)])
+
+    try:
+        return target.carry_out(steps, arm), guard
+    except Exception:
+        if guard:
+            # Nobody will confirm what has broken off: better at once than when the timer ends.
+            with contextlib.suppress(GuardError):
+                target.undo(guard["token"])
+        raise
 
 
 def _finished(result: Plain, outcomes: Sequence[Outcome]) -> Plain:
@@ -256,15 +284,17 @@ def _revert(
     everything = not order.rules and not order.tags
     steps = target.plan_revert(None if everything else [check.id for check in checks])
     errors = dict(steps.errors)
+    guard: Plain = {}
     if not order.check:
-        errors.update(target.carry_out(steps))
+        failed, guard = _carry_out(target, steps, order)
+        errors.update(failed)
     outcomes = _judge_all(checks, _survey(target, checks), exceptions, order.today)
     planned = {rule for step in steps.steps for rule in step.rules}
     for outcome in outcomes:
         outcome.planned = order.check and outcome.check.id in planned
         if outcome.check.id in errors:
             outcome.status, outcome.message = ERROR, errors[outcome.check.id]
-    result = _result(target, order, outcomes, steps)
+    result = _result(target, order, outcomes, steps, guard)
     if errors and not order.check:
         words = "; ".join(f"{rule} ({text})" for rule, text in sorted(errors.items()))
         raise HardeningFailed(f"{len(errors)} rules could not be reverted: {words}", result)
@@ -300,7 +330,9 @@ def score(outcomes: Collection[Mapping[str, Any]]) -> Plain:
     return result
 
 
-def _result(target: HardeningTarget, order: Order, outcomes: Sequence[Outcome], steps: Steps) -> Plain:
+def _result(
+    target: HardeningTarget, order: Order, outcomes: Sequence[Outcome], steps: Steps, guard: Optional[Plain] = None
+) -> Plain:
     rules = [outcome.to_result() for outcome in outcomes]
     result: Plain = {
         "changed": any(step.done or order.check for step in steps.steps),
@@ -315,6 +347,8 @@ def _result(target: HardeningTarget, order: Order, outcomes: Sequence[Outcome], 
         "diff": [_diff(step) for step in steps.steps if step.done or order.check],
         "host": target.describe(),
     }
+    if guard:
+        result["guard"] = guard
     expired = [outcome for outcome in outcomes if outcome.expired]
     if expired:
         result["warnings"] = [

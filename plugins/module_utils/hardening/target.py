@@ -10,9 +10,22 @@ A kind of setting is a frozen dataclass like the kinds of the model: its options
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, ContextManager, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Type
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    ContextManager,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+)
 
-from ..model.schema import ModelObject
+from ..model.schema import ModelObject, Plain
 from .expectation import TEXT, Found
 
 
@@ -127,6 +140,10 @@ class Steps:
     errors: Dict[str, str] = field(default_factory=dict)
 
 
+Arm = Callable[[Sequence[str]], None]
+"""Arms the guard over changes that are made for some rules."""
+
+
 @dataclass
 class Survey:
     """What one pass over a host has found.
@@ -173,11 +190,25 @@ class HardeningTarget:
         """Return the ids of the rules for which there is something to bring back."""
         raise NotImplementedError
 
-    def carry_out(self, steps: Steps) -> Dict[str, str]:
+    def carry_out(self, steps: Steps, arm: Optional[Arm] = None) -> Dict[str, str]:
         """Carry out changes, mark them done, and return by rule why one failed. One that fails does not stop the others.
 
+        arm: called once, before the first change that could cut the controller off, with the rules that all such changes
+            are made for; None makes them without a guard. Where it raises GuardError they are left out.
         Killed at any point, a second run finishes the job, and reverting brings back what was before the first.
         """
+        raise NotImplementedError
+
+    def guard(self, timeout: int) -> Optional[Plain]:
+        """Store on the host how changes that could cut the controller off are undone, and start its timer.
+
+        timeout: seconds without confirmation after which the host undoes. Returns the guard's `token`, or None where the
+        platform has no guard. Raises GuardError where it cannot be armed.
+        """
+        return None
+
+    def undo(self, token: str) -> None:
+        """Undo what is guarded, at once. Raises GuardError."""
         raise NotImplementedError
 
     def describe(self) -> Dict[str, str]:

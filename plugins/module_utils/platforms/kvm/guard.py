@@ -34,6 +34,7 @@ from .nftables_rules import HOST_TABLE
 GUARD_FOLDER = "/var/lib/bareforge/guard"
 GUARD_TARGET = "multi-user.target"
 CONFIRMED = "confirmed"
+SSH_UNITS = ("ssh.socket", "ssh.service")
 _VIRSH = "/usr/bin/virsh"
 _OVS_SOCKET = "/run/openvswitch/db.sock"
 _KEPT_SECONDS = 24 * 3600
@@ -190,6 +191,8 @@ class KvmGuard(Guard):
             backup = systemd.run_command(["/usr/bin/ovsdb-client", "backup", server, "Open_vSwitch"])
             write_atomically(os.path.join(folder, "openvswitch"), backup.encode("utf-8"), 0o600)
             commands.append(_command(["/usr/bin/ovsdb-client", "restore", server, "Open_vSwitch"], "openvswitch"))
+        if "sshd" in parts:
+            commands.extend(_command(argv) for argv in _ssh_units_as_they_are())
         for part in parts:
             commands.extend(_command(argv) for argv in PARTS[part].commands)
         networks: Dict[str, str] = {}
@@ -270,6 +273,21 @@ def _read_networks() -> Dict[str, str]:
         return {network.name(): network.XMLDesc(inactive) for network in connection.listAllNetworks()}
 
     return libvirt.read(ask, "the networks of libvirt cannot be read")
+
+
+def _ssh_units_as_they_are() -> List[List[str]]:
+    """Return the commands that bring the SSH server's units back to what they do now, should they be stopped or masked."""
+    shown = systemd.run_command(["systemctl", "show", "--property=Id,UnitFileState,ActiveState", *SSH_UNITS])
+    commands: List[List[str]] = []
+    for block in shown.strip().split("\n\n"):
+        unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        name = unit.get("Id", "")
+        if unit.get("ActiveState") == "active":
+            commands.append(["/usr/bin/systemctl", "unmask", name])
+            if unit.get("UnitFileState") == "enabled":
+                commands.append(["/usr/bin/systemctl", "enable", name])
+            commands.append(["/usr/bin/systemctl", "start", name])
+    return commands
 
 
 def _command(argv: Sequence[str], stdin: Optional[str] = None) -> Plain:

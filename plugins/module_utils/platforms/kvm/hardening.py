@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Any, ClassVar, ContextManager, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import Any, ClassVar, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 from ...engine.platform import Interface, Platform
 from ...errors import Problem
@@ -17,6 +18,7 @@ from ...model.schema import FieldType, Path, Plain, Value, option
 from ...model.types import Choice, Pattern
 from ..linux.hardening import LinuxHardening
 from ..linux.settings import LINUX_SETTINGS, ConfigFileSetting
+from .guard import KvmGuard
 
 LISTS: Mapping[str, Sequence[str]] = {
     "qemu.conf": ("namespaces", "cgroup_controllers", "cgroup_device_acl", "capability_filters", "hugetlbfs_mount"),
@@ -101,6 +103,17 @@ class KvmHardening(Interface, LinuxHardening):
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
 
-    def lock(self) -> ContextManager[None]:
-        """Keep a second run of any task off the host meanwhile."""
-        return self.platform.lock()
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second run of any task off the host meanwhile; what a killed one has left to the guard is settled."""
+        with self.platform.lock():
+            KvmGuard(self.platform).recover()
+            yield
+
+    def guard(self, timeout: int) -> Plain:
+        """Store on the host how the SSH server comes back to its settings of now."""
+        return KvmGuard(self.platform).arm_parts(["sshd"], timeout)
+
+    def undo(self, token: str) -> None:
+        """Bring the SSH server's settings back at once."""
+        KvmGuard(self.platform).undo(token)

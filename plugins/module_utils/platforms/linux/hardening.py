@@ -18,9 +18,9 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import Any, Callable, ClassVar, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
-from ...errors import ApplyError, BareforgeError
+from ...errors import ApplyError, BareforgeError, GuardError
 from ...hardening.expectation import ABSENT, show_found
-from ...hardening.target import Condition, HardeningTarget, Setting, Step, Steps, Survey, Wanted
+from ...hardening.target import Arm, Condition, HardeningTarget, Setting, Step, Steps, Survey, Wanted
 from . import config_text as text_of
 from .config_text import CONFIG_FORMATS, Assignment
 from .host_reader import (
@@ -38,6 +38,8 @@ from .settings import LINUX_SETTINGS, ConfigFileSetting, FilePermissions, Kernel
 
 SSHD_CONFIG = "/etc/ssh/sshd_config"
 SSH_UNIT = "ssh.service"
+SSH_UNITS = (SSH_UNIT, "ssh.socket", "sshd.service", "sshd.socket")
+SSH_FOLDER = "/etc/ssh"
 CANDIDATE = "/run/bareforge-sshd-candidate"
 """Where a configuration lies while the SSH server looks at it."""
 
@@ -315,7 +317,7 @@ class LinuxHardening(HardeningTarget):
         """Return the changes that bring back what was before."""
         return RevertPlan(rules).make()
 
-    def carry_out(self, steps: Steps) -> Dict[str, str]:
+    def carry_out(self, steps: Steps, arm: Optional[Arm] = None) -> Dict[str, str]:
         """Carry out changes."""
         if not isinstance(steps, LinuxSteps):
             raise AssertionError("not reached: not isinstance(steps, LinuxSteps)")
@@ -326,10 +328,18 @@ class LinuxHardening(HardeningTarget):
         state.prepare()
         for content in steps.originals.values():
             state.keep_original(content)
+        risky = [step for step in steps.steps if touches_logins(step)] if arm is not None else []
+        for step in risky:
+            _note_guarded(step, steps)
         if steps.steps:
             steps.ahead.save()
+        refusal: Optional[GuardError] = None
         for step in steps.steps:
             try:
+                if arm is not None and risky and step is risky[0]:
+                    refusal = _refusal(arm, [rule for each in risky for rule in each.rules])
+                if refusal is not None and any(step is each for each in risky):
+                    raise refusal
                 errors.update(step.carry_out(state))
                 step.done = True
                 # Restarts come last, when all else is done: one that was made is not made again by the next run.
@@ -341,6 +351,32 @@ class LinuxHardening(HardeningTarget):
                 _take_back(step, steps.before, state)
         state.save()
         return errors
+
+
+def _refusal(arm: Arm, rules: Sequence[str]) -> Optional[GuardError]:
+    """Arm the guard and return why it cannot be, or None where it stands."""
+    try:
+        arm(rules)
+    except GuardError as error:
+        return error
+    return None
+
+
+def touches_logins(step: LinuxStep) -> bool:
+    """Return whether a step may keep people from logging in over SSH."""
+    return step.target in SSH_UNITS or (isinstance(step, WriteFile) and step.target.startswith(f"{SSH_FOLDER}/"))
+
+
+def _note_guarded(step: LinuxStep, steps: LinuxSteps) -> None:
+    """Record what the saved state has to forget should the guard bring a file back."""
+    if isinstance(step, WriteFile):
+        record = {
+            "entry": steps.before.parts["files"].get(step.key),
+            "before": step.expected,
+            "after": digest(step.content),
+        }
+        for state in (steps.ahead, steps.after):
+            state.parts["guarded"][step.target] = record
 
 
 def _take_back(step: LinuxStep, before: SavedState, state: SavedState) -> None:
@@ -385,7 +421,7 @@ class EnforcePlan:
         self.actions: Dict[str, Tuple[str, List[str]]] = {}
 
     def make(self) -> LinuxSteps:
-        """Return the steps: files and kernel, permissions, modules, services, and last what restarts or reloads a service."""
+        """Return the steps: files and kernel, permissions, modules, services, restarts of services, the SSH server."""
         for entry in self.wanted:
             for cls, plan in self.PLANNERS.items():
                 if isinstance(entry.setting, cls):
@@ -393,7 +429,11 @@ class EnforcePlan:
         files = [step for path in self.touched for step in self._file_steps(path)]
         late = [step for step in files if isinstance(step, WriteSshdFile)]
         early = [step for step in files if not isinstance(step, WriteSshdFile)]
-        steps = [*early, *self.settings, *self.modules, *self.services, *late, *self._pending_steps()]
+        pending = self._pending_steps()
+        # What the guard stands over comes last, so that its time does not run out while other things are done.
+        last = [step for step in pending if step.target in SSH_UNITS]
+        restarts = [step for step in pending if step.target not in SSH_UNITS]
+        steps = [*early, *self.settings, *self.modules, *self.services, *restarts, *late, *last]
         return LinuxSteps(steps, self.errors, self.before, self.state.copy(), self.state, self.originals)
 
     def _assign(self, path: str, format_name: str, key: str, value: Any, entry: Wanted) -> bool:
@@ -634,11 +674,12 @@ class RevertPlan:
         """Return the steps."""
         files = [step for path in list(self.state.parts["files"]) for step in self._file_steps(path)]
         steps = [
-            *files,
+            *(step for step in files if not isinstance(step, WriteSshdFile)),
             *self._steps("sysctls", self._sysctl_step),
             *self._steps("permissions", self._permission_step),
             *self._steps("modules", self._module_step),
             *self._unit_steps(),
+            *(step for step in files if isinstance(step, WriteSshdFile)),
         ]
         for unit, (action, rules) in self.actions.items():
             self.state.parts["pending"][unit] = {"action": action, "rules": list(dict.fromkeys(rules))}

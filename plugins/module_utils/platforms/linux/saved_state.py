@@ -94,9 +94,10 @@ class SavedState:
     permissions: by path: mode, uid, gid, rules. sysctls: by path below /proc/sys: value, rules.
     units: by name: state, active, rules. modules: by name: rules; those that were unloaded.
     pending: units whose restart or reload is due, by name: action, rules.
+    guarded: files that were last changed under a guard, by path: `entry` of `files` before, `before` and `after` (SHA-256).
     """
 
-    PARTS = ("files", "permissions", "sysctls", "units", "modules", "pending")
+    PARTS = ("files", "permissions", "sysctls", "units", "modules", "pending", "guarded")
 
     def __init__(self, directory: Optional[str] = None) -> None:
         self.directory = directory or DIRECTORY
@@ -116,9 +117,19 @@ class SavedState:
                 if data["format"] != FORMAT:
                     raise ReadError(f"{self.path} has format {data['format']!r}; this version reads {FORMAT}")
                 self.parts = {part: dict(data[part]) for part in self.PARTS}
+                self._take_note_of_undone()
             except (ValueError, KeyError, TypeError) as error:
                 raise ReadError(f"{self.path} cannot be read: {error}") from None
         return self
+
+    def _take_note_of_undone(self) -> None:
+        """Forget changes that the guard has undone: it brings files back, and knows nothing of what is written here."""
+        for path, record in self.parts["guarded"].items():
+            if digest(read_bytes(path)) == record["before"] != record["after"]:
+                self.parts["files"].pop(path, None)
+                if record["entry"] is not None:
+                    self.parts["files"][path] = record["entry"]
+        self.parts["guarded"] = {}
 
     def copy(self) -> SavedState:
         """Return a copy that can be changed on its own."""
@@ -158,7 +169,8 @@ class SavedState:
         else:
             data = {"format": FORMAT, **self.parts}
             replace_file(self.path, json.dumps(data, indent=1, sort_keys=True).encode("utf-8"), 0o600)
-        used = {file["original"]["sha256"] for file in self.parts["files"].values() if file["original"]}
+        files = [*self.parts["files"].values(), *(record["entry"] for record in self.parts["guarded"].values())]
+        used = {file["original"]["sha256"] for file in files if file and file["original"]}
         for name in os.listdir(originals):
             if name not in used:
                 os.unlink(os.path.join(originals, name))

@@ -75,6 +75,9 @@ class Runner:
                 "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
                 "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback_plugins"),
                 "ANSIBLE_CALLBACKS_ENABLED": "results",
+                "ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection_plugins"),
+                "ANSWERS": str(self.folder / "answers"),
+                "ASKED": str(self.folder / "asked"),
                 "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
                 "ANSIBLE_PIPELINING": "true",
                 "ANSIBLE_NOCOLOR": "true",
@@ -89,6 +92,16 @@ class Runner:
         lines = [json.loads(line) for line in results.read_text().splitlines()]
         assert lines, self.output
         return [(line["status"], line["result"]) for line in lines]
+
+    def script(self, *answers):
+        """Let modules that are sent to the host get these answers, instead of being run."""
+        self.inventory.update(bareforge_platform="kvm", ansible_connection="scripted", ansible_become=False)
+        (self.folder / "answers").write_text(json.dumps(answers))
+        (self.folder / "asked").write_text("")
+
+    def asked(self):
+        assert json.loads((self.folder / "answers").read_text()) == []
+        return (self.folder / "asked").read_text().split()
 
     def log(self, host="h1"):
         return (self.hosts / f"{host}.log").read_text().splitlines()
@@ -291,3 +304,114 @@ def test_a_module_is_shipped_to_the_host(runner):
     else:
         assert result["msg"] == "h1: the task needs root on the host. Say become: true"
     assert PASSWORD not in runner.output
+
+
+GUARDED = {"changed": True, "guard": {"token": "0" * 16, "timeout": 60, "guarded": ["firewall"]}}
+LOST = [
+    "Connection to kvm1 closed by remote host.",
+    "Timeout, server kvm1 not responding.",
+    "client_loop: send disconnect: Broken pipe",
+    "mux_client_request_session: read from master failed: Connection reset by peer\nShared connection to kvm1 closed.",
+]
+NEVER_THERE = [
+    "ssh: connect to host kvm1 port 22: Connection refused",
+    "ssh: Could not resolve hostname kvm1: Name or service not known",
+    "root@kvm1: Permission denied (publickey).",
+    "kex_exchange_identification: read: Connection reset by peer",
+]
+
+
+@pytest.mark.parametrize("said", LOST)
+def test_a_connection_that_drops_in_a_guarded_change_says_what_the_host_does_by_itself(runner, said):
+    runner.script({"lost": said})
+    ((status, result),) = runner.play(task("firewall", default_inbound="deny", guard={"timeout": 45}))
+    assert (status, result["phase"]) == ("unreachable", "connect")
+    assert result["msg"].startswith("h1: the connection broke off while the task ran (Failed to connect to the host")
+    assert said.split()[0] in result["msg"]
+    assert result["msg"].endswith(
+        "What it may have changed on the path that the host is managed through, the host undoes by itself within 45 s;"
+        " run the task again after that"
+    )
+    assert "\n" not in result["msg"]
+    assert runner.asked() == ["module"]
+
+
+@pytest.mark.parametrize("said", NEVER_THERE)
+def test_a_host_that_was_never_reached_has_nothing_to_undo(runner, said):
+    runner.script({"lost": said})
+    ((status, result),) = runner.play(task("firewall", default_inbound="deny"))
+    assert (status, "undoes" in result["msg"]) == ("unreachable", False)
+    assert said.split("\n")[0] in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ({"default_inbound": "deny", "guard": {"enabled": False}}, []),
+        ({"default_inbound": "deny"}, ["--check"]),
+        ({"state": "gathered"}, []),
+    ],
+    ids=["no guard", "check mode", "only read"],
+)
+def test_nothing_is_said_of_an_undo_where_nothing_is_guarded(runner, arguments, options):
+    runner.script({"lost": LOST[0]})
+    ((status, result),) = runner.play(task("firewall", **arguments), arguments=options)
+    assert (status, "undoes" in result["msg"]) == ("unreachable", False)
+
+
+def test_a_module_that_was_killed_says_what_the_host_does_by_itself(runner):
+    runner.script({"said": "Killed"})
+    ((status, result),) = runner.play(task("firewall", default_inbound="deny"))
+    assert status == "failed"
+    assert result["msg"].endswith("the host undoes by itself within 60 s; run the task again after that")
+
+
+def test_a_login_that_is_refused_is_tried_again_until_the_host_lets_in(runner):
+    runner.script(GUARDED, {"lost": NEVER_THERE[2]}, {"changed": True})
+    ((status, result),) = runner.play(task("firewall", default_inbound="deny"))
+    assert (status, result["guard"]["confirmed"]) == ("ok", True)
+    assert result["guard"]["seconds"] >= 1
+    assert runner.asked() == ["module", "reset", "module", "reset", "module"], "each over a connection of its own"
+
+
+HARDENED = {
+    "changed": True,
+    "mode": "enforce",
+    "rules": [],
+    "score": {"percent": 100},
+    "changes": [
+        {"action": "set kernel.sysrq to 0", "target": "/proc/sys/kernel/sysrq", "rules": ["kernel-sysrq-off"]},
+        {"action": "write it", "target": "/etc/ssh/sshd_config.d/00.conf", "rules": ["sshd-x11-off"]},
+    ],
+    "guard": {"token": "0" * 16, "timeout": 60, "guarded": ["rule sshd-x11-off"]},
+}
+
+
+def test_hardening_stays_after_a_new_login(runner):
+    runner.script(HARDENED, {"changed": True})
+    ((status, result),) = runner.play(task("hardening", profile="foundation", mode="enforce"))
+    assert (status, result["guard"]["confirmed"]) == ("ok", True)
+    assert result["guard"]["guarded"] == ["rule sshd-x11-off"]
+    assert runner.asked() == ["module", "reset", "module"]
+
+
+def test_hardening_is_confirmed_also_where_other_rules_failed(runner):
+    failed = {**HARDENED, "failed": True, "phase": "apply", "msg": "1 of 71 rules could not be enforced"}
+    runner.script(failed, {"changed": True})
+    ((status, result),) = runner.play(task("hardening", profile="foundation", mode="enforce"))
+    assert (status, result["guard"]["confirmed"]) == ("failed", True)
+    assert result["msg"] == "h1: 1 of 71 rules could not be enforced"
+
+
+def test_hardening_that_the_host_has_undone_fails_with_one_sentence_and_writes_no_report(runner):
+    undone = {"failed": True, "phase": "guard", "msg": "the changes were undone at 2026-11-25T20:00:00Z"}
+    runner.script(HARDENED, undone)
+    ((status, result),) = runner.play(
+        task("hardening", profile="foundation", mode="enforce", report=str(runner.folder / "report"))
+    )
+    assert (status, result["phase"], result["changed"]) == ("failed", "guard", True)
+    assert result["msg"].startswith(
+        "h1: rule sshd-x11-off: the change could not be confirmed within 60 s: the changes were undone at 2026"
+    )
+    assert [change["rules"] for change in result["changes_made"]] == [["kernel-sysrq-off"]]
+    assert not list(runner.folder.glob("report*"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ValidateError
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import GuardError, ValidateError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.hardening.evaluation import (
     HardeningFailed,
     Order,
@@ -61,6 +61,8 @@ class Memory(HardeningTarget):
     knobs: dict = field(default_factory=dict)
     stuck: set = field(default_factory=set)
     deaf: set = field(default_factory=set)
+    risky: set = field(default_factory=set)
+    guards: list = field(default_factory=list)
     saved: dict = field(default_factory=dict)
     surveys: int = 0
     locked: int = 0
@@ -96,9 +98,23 @@ class Memory(HardeningTarget):
             ]
         )
 
-    def carry_out(self, steps):
+    def guard(self, timeout):
+        if "unguarded" in self.knobs:
+            return None
+        self.guards.append((timeout, dict(self.knobs)))
+        return {"token": "t"}
+
+    def undo(self, token):
+        self.knobs = self.guards.pop()[1]
+
+    def carry_out(self, steps, arm=None):
         errors = {}
+        risky = [rule for step in steps.steps if step.target in self.risky for rule in step.rules]
+        if arm and risky:
+            arm(risky)
         for step in steps.steps:
+            if step.target == "burning":
+                raise RuntimeError("a fault of the driver")
             if step.target in self.stuck:
                 errors.update({rule: "is stuck" for rule in step.rules})
                 continue
@@ -352,3 +368,44 @@ def test_an_overlay_replaces_adds_and_drops():
     assert result["version"] == "1.0"
     assert result["exceptions"] == []
     assert profile_hash(result) != profile_hash(base)
+
+
+def test_what_could_cut_the_controller_off_waits_for_a_confirmation():
+    host = Memory({"a": "0", "b": "0", "c": "0"}, risky={"b", "c"})
+    rules = checked(rule("a"), rule("b"), rule("c"))
+    assert "guard" not in run(host, rules, Order("enforce", check=True, guard=45))
+    assert host.guards == []
+    result = run(host, rules, Order("enforce", guard=45))
+    assert result["guard"] == {"token": "t", "timeout": 45, "guarded": ["rule b", "rule c"]}
+    assert "guard" not in run(host, rules, Order("enforce", guard=45))
+    assert run(host, rules, Order("revert", guard=45))["guard"]["guarded"] == ["rule b", "rule c"]
+    assert len(host.guards) == 2
+
+
+def test_no_guard_where_nothing_is_at_risk_or_nobody_wants_one():
+    host = Memory({"a": "0", "b": "0"}, risky={"b"})
+    assert "guard" not in run(host, checked(rule("a")), Order("enforce", guard=45))
+    assert "guard" not in run(host, checked(rule("b")), Order("enforce"))
+    assert host.guards == []
+
+
+def test_a_guarded_run_in_which_other_rules_fail_still_waits_for_a_confirmation():
+    host = Memory({"a": "0", "b": "0"}, stuck={"a"}, risky={"b"})
+    with pytest.raises(HardeningFailed) as caught:
+        run(host, checked(rule("a"), rule("b")), Order("enforce", guard=45))
+    assert caught.value.details["guard"]["token"] == "t"
+
+
+def test_what_breaks_off_is_undone_at_once():
+    host = Memory({"b": "0", "burning": "0"}, risky={"b"})
+    with pytest.raises(RuntimeError):
+        run(host, checked(rule("b"), rule("burning")), Order("enforce", guard=45))
+    assert host.knobs == {"b": "0", "burning": "0"}
+
+
+def test_a_platform_without_a_guard_says_so():
+    host = Memory({"b": "0", "unguarded": "1"}, risky={"b"})
+    with pytest.raises(GuardError) as caught:
+        run(host, checked(rule("b")), Order("enforce", guard=45))
+    assert "Say guard: {enabled: false}" in caught.value.sentence()
+    assert host.knobs["b"] == "0"

@@ -33,6 +33,7 @@ class Host:
         self.root = root
         self.programs: list[list[str]] = []
         self.broken = False
+        self.units = "Id=ssh.service\nActiveState=active\nUnitFileState=enabled\n"
         self.networks: dict[str, str] = {}
         self.etc = root / "etc"
         self.etc.mkdir()
@@ -41,7 +42,7 @@ class Host:
         self.programs.append(list(argv))
         if self.broken and argv[0] == "systemd-run":
             raise ApplyError("systemd-run failed: no bus")
-        return "a backup\n"
+        return self.units if argv[:2] == ["systemctl", "show"] else "a backup\n"
 
     @property
     def guards(self) -> list[Path]:
@@ -353,3 +354,10 @@ def test_network_that_cannot_be_brought_back_is_named(host: Host, tmp_path: Path
     (tmp_path / "n.lasting").write_text(network(refused=2))
     with pytest.raises(GuardError, match=r"incomplete: libvirt network n: error: no such thing$"):
         KvmGuard().undo(token)
+
+
+def test_an_ssh_server_that_was_stopped_or_masked_is_started_again(host: Host) -> None:
+    host.units += "\nId=ssh.socket\nActiveState=inactive\nUnitFileState=disabled\n"
+    KvmGuard().arm_parts(["sshd"], 60)
+    words = [" ".join(command["argv"][1:]) for command in host.plan()["commands"]]
+    assert words == ["unmask ssh.service", "enable ssh.service", "start ssh.service"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import GuardError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.hardening.evaluation import (
     HardeningFailed,
     Order,
@@ -41,6 +42,8 @@ class Host(hardening.LinuxHardening):
         self.root = root
         self.programs: list[list[str]] = []
         self.sshd_refuses: set[str] = set()
+        self.armed: list[dict[Path, bytes]] = []
+        self.guard_refuses = False
         for name in ("etc/sysctl.d", "etc/ssh/sshd_config.d", "etc/modprobe.d", "proc/sys/kernel", "var"):
             (root / name).mkdir(parents=True)
         for name in ("default", "eth0", "eth1.10"):
@@ -61,6 +64,7 @@ class Host(hardening.LinuxHardening):
         sshd.write_text("")
         monkeypatch.setattr(host_reader, "SSHD", str(sshd))
         monkeypatch.setattr(hardening, "SSHD_CONFIG", str(root / "etc/ssh/sshd_config"))
+        monkeypatch.setattr(hardening, "SSH_FOLDER", str(root / "etc/ssh"))
         monkeypatch.setattr(hardening, "CANDIDATE", str(root / "candidate"))
         monkeypatch.setattr(host_reader, "SYSCTL_DIRECTORIES", (str(root / "etc/sysctl.d"),))
         monkeypatch.setattr(host_reader, "MODPROBE_DIRECTORIES", (str(root / "etc/modprobe.d"),))
@@ -90,6 +94,23 @@ class Host(hardening.LinuxHardening):
 
     def lock(self):
         return contextlib.nullcontext()
+
+    def guard(self, timeout):
+        if self.guard_refuses:
+            raise GuardError("guard 0 waits for a confirmation, and there can be one guard at a time")
+        folder = self.root / "etc/ssh"
+        self.armed.append({path: path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+        self.programs.append(["arm"])
+        return {"token": "t"}
+
+    def fire(self):
+        """Do what the host does where nobody confirms."""
+        saved = self.armed.pop()
+        for path in [path for path in (self.root / "etc/ssh").rglob("*") if path.is_file()]:
+            if path not in saved:
+                path.unlink()
+        for path, content in saved.items():
+            path.write_bytes(content)
 
     def picture(self) -> dict[str, tuple]:
         """Return everything that reverting has to bring back: bytes, modes, owners and times below etc and proc."""
@@ -282,10 +303,10 @@ def test_a_network_interface_that_goes_meanwhile_is_no_failure(host, monkeypatch
     gone = host.root / "proc/sys/net/ipv4/conf/eth0"
     carry_out = host.carry_out
 
-    def lose_interface_first(steps):
+    def lose_interface_first(steps, arm=None):
         shutil.rmtree(gone, ignore_errors=True)
         gone.mkdir()
-        return carry_out(steps)
+        return carry_out(steps, arm)
 
     monkeypatch.setattr(host, "carry_out", lose_interface_first)
     assert statuses(run(host, rules_for(host), Order("enforce", rules=["net-redirects"]))) == {"net-redirects": "fixed"}
@@ -340,3 +361,59 @@ def test_a_saved_state_that_cannot_be_understood_stops_before_any_change(host):
         with pytest.raises(Exception, match="cannot be read"):
             run(host, rules, Order(mode))
     assert host.picture() == picture
+
+
+SSHD_RULES = ["sshd-tries", "sshd-x11"]
+
+
+def test_the_guard_is_armed_after_all_else_and_right_before_the_ssh_server_is_touched(host):
+    result = run(host, rules_for(host), Order("enforce", guard=60))
+    assert result["guard"] == {"token": "t", "timeout": 60, "guarded": [f"rule {name}" for name in SSHD_RULES]}
+    assert [change["action"].split()[0] for change in result["changes"]][-2:] == ["write", "try-reload-or-restart"]
+    assert result["changes"][-2]["target"].endswith("00-bareforge-hardening.conf")
+    (saved,) = host.armed
+    assert not any(path.name.startswith("00-bareforge") for path in saved)
+    changing = [words for words in host.programs if words[-1] != "-T" and words[:2] != ["systemctl", "show"]]
+    assert [words[0].rpartition("/")[2] for words in changing] == ["arm", "sshd", "systemctl"]
+
+
+@pytest.mark.parametrize("after", ["enforce", "revert", "enforce one"])
+def test_what_the_guard_has_undone_is_not_kept_as_done(host, after):
+    rules, before = rules_for(host), host.picture()
+    run(host, rules, Order("enforce", guard=60))
+    host.fire()
+    assert set(host.enforced_rules()).isdisjoint(SSHD_RULES)
+    assert "kernel-sysrq" in host.enforced_rules()
+    if after == "enforce":
+        result = run(host, rules, Order("enforce"))
+        assert {name for name, status in statuses(result).items() if status == "fixed"} == set(SSHD_RULES)
+    if after == "enforce one":
+        # The one that cut the controller off must not come back with another one.
+        run(host, rules, Order("enforce", rules=["sshd-tries"]))
+        text = (host.root / "etc/ssh/sshd_config.d/00-bareforge-hardening.conf").read_text()
+        assert ("MaxAuthTries 4" in text, "X11Forwarding" in text) == (True, False)
+    run(host, rules, Order("revert"))
+    assert host.picture() == before
+
+
+def test_a_revert_that_the_guard_has_undone_can_be_made_again(host):
+    rules, before = rules_for(host), host.picture()
+    run(host, rules, Order("enforce"))
+    run(host, rules, Order("revert", guard=60))
+    host.fire()
+    assert set(host.enforced_rules()) == set(SSHD_RULES)
+    run(host, rules, Order("revert"))
+    assert host.picture() == before
+
+
+def test_without_the_guard_the_ssh_server_is_left_alone_and_the_rest_is_enforced(host):
+    host.guard_refuses = True
+    with pytest.raises(HardeningFailed) as caught:
+        run(host, rules_for(host), Order("enforce", guard=60))
+    found = statuses(caught.value.result)
+    assert {name for name, status in found.items() if status == "error"} == set(SSHD_RULES)
+    assert {status for name, status in found.items() if name not in SSHD_RULES} == {"fixed"}
+    assert "one guard at a time" in caught.value.message
+    assert "guard" not in caught.value.result
+    assert not (host.root / "etc/ssh/sshd_config.d/00-bareforge-hardening.conf").exists()
+    assert not any("ssh.service" in words for words in host.programs if words[:2] != ["systemctl", "show"])
