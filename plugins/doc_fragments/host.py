@@ -95,6 +95,12 @@ options:
       - Whether the disks of a VM that is removed go with it.
       - The default is V(true).
     type: bool
+  delete_contents:
+    description:
+      - Whether everything that lies in a storage pool that is removed is deleted with it. Without it
+        the contents stay.
+      - The default is V(false).
+    type: bool
   wait_for:
     description:
       - What has to be seen of the running VMs of this task before it is done.

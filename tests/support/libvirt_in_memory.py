@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A libvirt of memory: domains that are defined, started and stopped, for tests of what is done around them.
+"""A libvirt of memory: domains and storage pools that are defined, started and stopped, for tests of what is done
+around them.
 
 It stands where the module `libvirt` would be imported. It knows no devices and starts nothing: what a change does to a
 running guest is shown on a real host.
@@ -10,6 +11,7 @@ running guest is shown on a real host.
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ElementTree
 from typing import Any, Optional
 
@@ -86,11 +88,124 @@ class Domain:
         self.host.step(f"undefined {self._name}")
 
 
+class Pool:
+    """A storage pool. Directories are real ones; a volume group is a name in the host's `groups`."""
+
+    def __init__(self, host: Host, xml: str) -> None:
+        self.host = host
+        self.define(xml)
+        self.active = self.starts = False
+
+    def define(self, xml: str) -> None:
+        self.xml = xml
+        root = ElementTree.fromstring(xml)
+        self.type, self._name, self._uuid = root.get("type"), str(root.findtext("name")), str(root.findtext("uuid"))
+        self.path, self.group = str(root.findtext("target/path")), root.findtext("source/name")
+        self.devices = [str(device.get("path")) for device in root.iter("device")]
+
+    def name(self) -> str:
+        return self._name
+
+    def UUIDString(self) -> str:
+        return self._uuid
+
+    def XMLDesc(self, _flags: int = 0) -> str:
+        return self.xml
+
+    def isActive(self) -> bool:
+        return self.active
+
+    def isPersistent(self) -> bool:
+        return True
+
+    def autostart(self) -> bool:
+        return self.starts
+
+    def setAutostart(self, value: int) -> None:
+        self.host.step(f"pool autostart {self._name}")
+        self.starts = bool(value)
+
+    def build(self, _flags: int) -> None:
+        self.host.step(f"pool build {self._name}")
+        if self.type == "logical":
+            self.host.groups[str(self.group)] = list(self.devices)
+        else:
+            os.makedirs(self.path, exist_ok=True)
+        self.host.step(f"pool built {self._name}")
+
+    def create(self, _flags: int) -> None:
+        self.host.step(f"pool start {self._name}")
+        if self.active:
+            raise libvirtError(f"storage pool '{self._name}' is already active")
+        self.active = True
+        self.host.step(f"pool started {self._name}")
+
+    def destroy(self) -> None:
+        self.host.step(f"pool stop {self._name}")
+        if not self.active:
+            raise libvirtError(f"storage pool '{self._name}' is not active")
+        self.active = False
+        self.host.step(f"pool stopped {self._name}")
+
+    def refresh(self, _flags: int) -> None:
+        self.host.calls.append(f"pool refresh {self._name}")
+
+    def listAllVolumes(self, _flags: int) -> list[Any]:
+        files = sorted(entry for entry in os.listdir(self.path) if os.path.isfile(os.path.join(self.path, entry)))
+        return [Volume(self.host, os.path.join(self.path, entry)) for entry in files]
+
+    def delete(self, _flags: int) -> None:
+        self.host.step(f"pool delete {self._name}")
+        if self.active:
+            raise libvirtError(f"storage pool '{self._name}' is still active")
+        if self.type == "logical":
+            if self.host.groups.pop(str(self.group), None) is None:
+                raise libvirtError(f'Volume group "{self.group}" not found')
+        else:
+            os.rmdir(self.path)
+        self.host.step(f"pool deleted {self._name}")
+
+    def undefine(self) -> None:
+        self.host.step(f"pool undefine {self._name}")
+        if self.active:
+            raise libvirtError(f"storage pool '{self._name}' is still active")
+        del self.host.pools[self._name]
+        self.host.step(f"pool undefined {self._name}")
+
+
+class Volume:
+    """A file in a pool."""
+
+    def __init__(self, host: Host, path: str) -> None:
+        self.host, self.path = host, path
+
+    def delete(self, _flags: int) -> None:
+        self.host.step(f"volume delete {os.path.basename(self.path)}")
+        os.unlink(self.path)
+
+
+class Secret:
+    """A secret that nobody can read back."""
+
+    def __init__(self, host: Host, usage: str) -> None:
+        self.host, self.usage = host, usage
+
+    def setValue(self, value: bytes, _flags: int) -> None:
+        self.host.secrets[self.usage] = value
+
+    def undefine(self) -> None:
+        self.host.step(f"secret undefine {self.usage}")
+        del self.host.secrets[self.usage]
+
+
 class Host:
     """Its domains, and a step at which everything ends, as if the process had been killed."""
 
     def __init__(self) -> None:
         self.domains: dict[str, Domain] = {}
+        self.pools: dict[str, Pool] = {}
+        self.groups: dict[str, list[str]] = {}
+        self.secrets: dict[str, bytes] = {}
         self.calls: list[str] = []
         self.kill_at: Optional[str] = None
         self.fail_at: Optional[str] = None
@@ -140,11 +255,41 @@ class Connection:
 
     def listAllDomains(self, flags: int = 0) -> list[Domain]:
         domains = list(self.host.domains.values())
+        if flags == Library.VIR_CONNECT_LIST_DOMAINS_ACTIVE:
+            return [domain for domain in domains if domain.isActive()]
         return (
             [domain for domain in domains if domain._autostart]
             if flags == Library.VIR_CONNECT_LIST_DOMAINS_AUTOSTART
             else domains
         )
+
+    def listAllStoragePools(self, _flags: int = 0) -> list[Pool]:
+        return list(self.host.pools.values())
+
+    def storagePoolDefineXML(self, xml: str, _flags: int) -> Pool:
+        name = str(ElementTree.fromstring(xml).findtext("name"))
+        self.host.step(f"pool define {name}")
+        pool = self.host.pools.get(name)
+        if pool is None:
+            pool = self.host.pools[name] = Pool(self.host, xml)
+        pool.define(xml)
+        self.host.step(f"pool defined {name}")
+        return pool
+
+    def storagePoolLookupByName(self, name: str) -> Pool:
+        if name not in self.host.pools:
+            raise libvirtError(f"Storage pool not found: {name}", Library.VIR_ERR_NO_STORAGE_POOL)
+        return self.host.pools[name]
+
+    def secretDefineXML(self, xml: str, _flags: int) -> Secret:
+        usage = str(ElementTree.fromstring(xml).findtext("usage/target"))
+        self.host.secrets.setdefault(usage, b"")
+        return Secret(self.host, usage)
+
+    def secretLookupByUsage(self, _kind: int, usage: str) -> Secret:
+        if usage not in self.host.secrets:
+            raise libvirtError(f"Secret not found: {usage}", Library.VIR_ERR_NO_SECRET)
+        return Secret(self.host, usage)
 
     def getAllDomainStats(self, _stats: int, _flags: int) -> list[tuple[Domain, dict[str, Any]]]:
         return [(domain, {"state.state": domain._state, "state.reason": 0}) for domain in self.host.domains.values()]
@@ -160,7 +305,12 @@ class Library:
     VIR_ERR_SYSTEM_ERROR = 38
     VIR_ERR_INTERNAL_ERROR = 1
     VIR_ERR_NO_DOMAIN = 42
+    VIR_ERR_NO_STORAGE_POOL = 49
+    VIR_ERR_NO_SECRET = 66
     VIR_FROM_RPC = 7
+    VIR_CONNECT_LIST_DOMAINS_ACTIVE = 1
+    VIR_STORAGE_XML_INACTIVE = 1
+    VIR_SECRET_USAGE_TYPE_ISCSI = 3
     VIR_CONNECT_LIST_DOMAINS_AUTOSTART = 1024
     VIR_DOMAIN_STATS_STATE = 1
     VIR_DOMAIN_XML_INACTIVE = 2

@@ -556,6 +556,7 @@ MODULES: Dict[str, ModuleDefinition] = {
         ObjectModule("firewall", operation=NETWORK_OPERATION),
         ObjectModule("firewall_rule", operation=NETWORK_OPERATION),
         ObjectModule("port_acl"),
+        ObjectModule("storage_pool", operation=("delete_contents",)),
         ObjectModule("template"),
         ObjectModule("vm", operation=VM_OPERATION),
         VmInfoModule(),

@@ -95,7 +95,11 @@ class Template(ModelObject):
         capability="template.customization.*",
     )
     pool: Optional[str] = option(
-        Value(Name()), "The storage pool that it lies in.", create_only=True, capability="template.pool"
+        Value(Name()),
+        "The storage pool that it lies in.",
+        create_only=True,
+        reference="storage_pool",
+        capability="template.pool",
     )
     description: Optional[str] = option(Value(Text(maximum=200)), "What it is.", clearable=True)
 

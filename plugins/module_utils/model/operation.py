@@ -64,6 +64,11 @@ class Operation(ModelObject):
     delete_disks: Optional[bool] = option(
         Value(Boolean()), "Whether the disks of a VM that is removed go with it.", default=True
     )
+    delete_contents: Optional[bool] = option(
+        Value(Boolean()),
+        "Whether everything that lies in a storage pool that is removed is deleted with it. Without it the contents stay.",
+        default=False,
+    )
     wait_for: Optional[WaitFor] = option(
         Nested(WaitFor), "What has to be seen of the running VMs of this task before it is done."
     )

@@ -17,15 +17,26 @@ from .types import AbsolutePath, Boolean, Choice, Host, Integer, Name, Text
 class StorageSource(ModelObject):
     """What the pool is made of."""
 
-    host: Optional[str] = option(Value(Host()), "The server, for nfs, smb and iscsi.")
-    path: Optional[str] = option(Value(Text(maximum=1024, minimum=1)), "The export or share, for nfs and smb.")
-    target: Optional[str] = option(Value(Name()), "The target's name, for iscsi.")
-    devices: Optional[Tuple[str, ...]] = option(
-        Values(AbsolutePath(), ordered=True, maximum=256), "The block devices, for lvm, lvm_thin, zfs and vmfs."
+    # Another server, export or group is another pool, with other disks in it; only the way to it can change.
+    host: Optional[str] = option(Value(Host()), "The server, for nfs, smb and iscsi.", create_only=True)
+    path: Optional[str] = option(
+        Value(Text(maximum=1024, minimum=1)), "The export or share, for nfs and smb.", create_only=True
     )
-    name: Optional[str] = option(Value(Name()), "The volume group, thin pool (GROUP/POOL) or ZFS pool.")
+    target: Optional[str] = option(Value(Name()), "The target's name, for iscsi.", create_only=True)
+    devices: Optional[Tuple[str, ...]] = option(
+        Values(AbsolutePath(), maximum=256),
+        "The block devices, for lvm, lvm_thin, zfs and vmfs. The whole list: further ones make the pool larger, and none "
+        "can be taken out.",
+    )
+    name: Optional[str] = option(
+        Value(Name()), "The volume group, thin pool (GROUP/POOL) or ZFS pool.", create_only=True
+    )
     username: Optional[str] = option(Value(Name()), "The user at the server.")
-    password: Optional[str] = option(Value(Text(maximum=512)), "The user's password.", secret=True)
+    password: Optional[str] = option(
+        Value(Text(maximum=512)),
+        "The user's password. It is not compared: one that changed is set where another field of the pool changes too.",
+        secret=True,
+    )
     version: Optional[str] = option(Value(Choice("3", "4", "4.1", "4.2")), "The version of NFS.")
 
 

@@ -152,8 +152,14 @@ def _codes(*names: str) -> frozenset:
 
 
 def is_missing(error: Any) -> bool:
-    """Return whether libvirt says that a domain, network or snapshot is not there."""
-    return error.get_error_code() in _codes("VIR_ERR_NO_DOMAIN", "VIR_ERR_NO_NETWORK", "VIR_ERR_NO_DOMAIN_SNAPSHOT")
+    """Return whether libvirt says that a domain, network, snapshot, storage pool or secret is not there."""
+    return error.get_error_code() in _codes(
+        "VIR_ERR_NO_DOMAIN",
+        "VIR_ERR_NO_NETWORK",
+        "VIR_ERR_NO_DOMAIN_SNAPSHOT",
+        "VIR_ERR_NO_STORAGE_POOL",
+        "VIR_ERR_NO_SECRET",
+    )
 
 
 def one_line(text: str) -> str:

@@ -259,6 +259,14 @@ def convert(source: str, format: str, target: str, preallocate: bool = False, fo
     )
 
 
+def write_raw(source: str, device: str) -> None:
+    """Write the disk that is in a qcow2 image of ours, with all that it builds on, onto a block device.
+
+    The device is at least as large; what the image does not hold is written as zeros. Raises ImageError.
+    """
+    _run(["qemu-img", "convert", "-n", "-W", "-f", "qcow2", "-O", "raw", "--", source, device])
+
+
 def create(target: str, size: Optional[int], backing: Optional[str] = None, preallocate: bool = False) -> None:
     """Make a qcow2 image.
 

@@ -221,7 +221,10 @@ def metadata_text(vm: Vm) -> str:
         "template": vm.template,
         "clone": vm.clone,
         "guest": vm.guest.to_document() if vm.guest is not None else None,
-        "disks": [{"name": disk.name, "provisioning": disk.provisioning} for disk in vm.disks or ()],
+        "disks": [
+            {"name": disk.name, "provisioning": disk.provisioning, **({"pool": disk.pool} if disk.pool else {})}
+            for disk in vm.disks or ()
+        ],
         "nics": [
             {
                 "name": nic.name,
@@ -274,9 +277,10 @@ def disk_element(vm: Vm, disk: Disk, where: Directories, target: str, first: boo
     target: its name on its bus, such as vda, which must be free.
     first: whether the VM boots from it where it has no boot order.
     """
-    element = Element("disk", {"type": "file", "device": "disk"})
-    _add(element, "driver", name="qemu", type="qcow2", discard="unmap", cache=disk.cache)
-    _add(element, "source", file=where.disk(str(vm.name), str(disk.name)))
+    file = where.disk_file(str(vm.name), str(disk.name), disk.pool)
+    element = Element("disk", {"type": "block" if file.is_block else "file", "device": "disk"})
+    _add(element, "driver", name="qemu", type=file.format, discard="unmap", cache=disk.cache)
+    _add(element, "source", **{"dev" if file.is_block else "file": file.path})
     _add(element, "target", dev=target, bus=disk.bus)
     limits = _limits_element(disk.limits)
     if limits is not None:
@@ -560,6 +564,18 @@ def disk_target(xml: str, name: str) -> Optional[str]:
     return None if element is None else _target(element)
 
 
+def disk_paths(xml: str) -> Dict[str, str]:
+    """Return, by name, the file or block device of each disk that is ours."""
+    devices = parse(xml).find("devices")
+    found: Dict[str, str] = {}
+    for alias, element in (_by_alias(devices, "disk") if devices is not None else {}).items():
+        source = element.find("source")
+        path = (source.get("file") or source.get("dev")) if source is not None else None
+        if path and alias.startswith("ua-DISK-"):
+            found[alias[len("ua-DISK-") :]] = path
+    return found
+
+
 def free_ports(xml: str) -> int:
     """Return how many devices can be plugged into a running domain: PCI Express ports that nothing is in."""
     devices = parse(xml).find("devices")
@@ -733,6 +749,7 @@ def _read_disks(devices: Optional[Element], known: Mapping[str, Any]) -> Tuple[D
         disks.append(
             Disk(
                 name=name,
+                pool=order.get(name, {}).get("pool"),
                 bus=_bus(element) or None,
                 provisioning=order.get(name, {}).get("provisioning"),
                 cache=driver.get("cache") if driver is not None else None,

@@ -74,6 +74,14 @@ class KvmSnapshots(Interface):
             yield Problem(
                 place.field("vm").text, f"VM {show(vm.name)} has a TPM, whose state no internal snapshot holds"
             )
+        for disk in vm.disks or ():
+            # Where a pool is, is a question for the domain: its definition says which disks are files that can hold one.
+            if disk.pool and _is_raw(str(vm.name), str(disk.name)):
+                yield Problem(
+                    place.field("vm").text,
+                    f"VM {show(vm.name)} has the disk {show(disk.name)} in storage pool {show(disk.pool)}, which is raw and "
+                    "holds no internal snapshot",
+                )
         if not vm.disks:
             yield Problem(place.field("vm").text, f"VM {show(vm.name)} has no disk that a snapshot could lie in")
 
@@ -201,3 +209,12 @@ def _read_snapshot(vm: str, xml: str) -> Snapshot:
 def _is_marked(xml: str) -> bool:
     root = domain_xml.parse(xml)
     return root.find(f"domain/metadata/{{{MARK_NAMESPACE}}}{WITHOUT_MEMORY}") is not None
+
+
+def _is_raw(vm: str, disk: str) -> bool:
+    def look(connection: Any) -> bool:
+        domain = domains.find(connection, vm)
+        paths = domain_xml.disk_paths(domain.XMLDesc(0)) if domain is not None else {}
+        return paths.get(disk, "").startswith("/dev/")
+
+    return session.read(look, f"VM {show(vm)} cannot be looked at")

@@ -24,12 +24,15 @@ from ...errors import ApplyError, Problem, ReadError
 from ...model.compute import Template, Vm
 from ...model.document import State
 from ...model.schema import Path
+from ...model.storage import StoragePool
 from ...model.types import show
-from . import disk_images, domains, image_source
+from ...transports import libvirt as session
+from . import block_devices, disk_images, domain_xml, domains, host_files, image_source, volumes
 from .disk_images import MIB, ImageError
-from .file_names import Directories, name_problem
+from .file_names import Directories, PoolPlace, name_problem
 
 IMPORT_PREFIX = ".import-"
+POOL_DIRECTORY = "bareforge-templates"
 PROGRESS_SECONDS = 5.0
 SEALED = 0o444
 
@@ -77,6 +80,8 @@ class KvmTemplates(Interface):
         if problem:
             yield Problem(template.place.field("name").text, f"{show(template.name)} {problem}")
             return
+        if template.pool:
+            yield from self._validate_pool(template, context)
         source = template.source
         if source is None:
             return
@@ -93,12 +98,32 @@ class KvmTemplates(Interface):
                     place.field("format").text, f"{show(source.format)} goes with url and path; a VM's disk is qcow2"
                 )
 
+    def _validate_pool(self, template: Template, context: Context) -> Iterator[Problem]:
+        owner = self.platform.owner("storage_pool")
+        pool = context.find("storage_pool", template.pool)
+        if owner is None or not isinstance(pool, StoragePool):
+            return
+        place = template.place.field("pool").text
+        directory = self._places(context)[str(pool.name)].path
+        shown = f"storage pool {show(pool.name)}"
+        if directory is None:
+            yield Problem(place, f"{shown} is of type {pool.type}, which holds no files; allowed is type dir or nfs")
+        elif pool.content is not None and "templates" not in pool.content:
+            yield Problem(place, f"{shown} is for {', '.join(pool.content) or 'nothing'}, not for templates")
+        elif not owner.is_started(str(pool.name)) and context.before.get("storage_pool", {}).get(pool.key) == pool:
+            yield Problem(place, f"{shown} is stopped; a task that names the pool starts it")
+
+    def _places(self, context: Context) -> Dict[str, PoolPlace]:
+        owner = self.platform.owner("storage_pool") if self.platform is not None else None
+        return owner.places(context.wanted) if owner is not None else {}
+
     def _validate_removal(self, template: Template, context: Context) -> Iterator[Problem]:
         going: Set[str] = set()
         if context.operation.delete_disks:
             wanted = context.wanted.get("vm", {})
             going = {str(key[0]) for key in context.before.get("vm", {}) if key not in wanted}
-        users = [name for name in dependents(self.where, str(template.name)) if name not in going]
+        places = self._places(context).values()
+        users = [name for name in dependents(self.where, str(template.name), places) if name not in going]
         if users:
             names = ", ".join(users)
             yield Problem(
@@ -125,26 +150,46 @@ class KvmTemplates(Interface):
 
     def _remove(self, template: Template) -> None:
         image = self.where.template_image(str(template.name))
+        lies_at = os.path.realpath(image)
         with contextlib.suppress(FileNotFoundError):
-            disk_images.set_immutable(image, False)
-            os.unlink(image)
+            disk_images.set_immutable(lies_at, False)
+            os.unlink(lies_at)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(image)  # of one in a pool, the link to it
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.where.template_description(str(template.name)))
         disk_images.settle(self.where.templates, directory=False)
 
     def _import(self, template: Template, context: Context) -> None:
         prepare(self.where)
-        work = os.path.join(self.where.templates, f"{IMPORT_PREFIX}{template.name}")
+        name = str(template.name)
+        pool = self._places(context).get(template.pool) if template.pool else None
+        work = os.path.join(self.where.templates, f"{IMPORT_PREFIX}{name}")
+        journal = os.path.join(self.where.templates, f"{IMPORT_PREFIX}{name}.json")
+        if pool is not None and pool.path is not None:
+            directory = os.path.join(pool.path, POOL_DIRECTORY)
+            work = os.path.join(directory, f"{IMPORT_PREFIX}{name}")
+            # The pool may be anywhere: what a killed run has left there is found by this.
+            host_files.write_json(journal, {"work": work, "image": os.path.join(directory, f"{name}.qcow2")})
+            disk_images.make_directory(directory, 0o755)
         shutil.rmtree(work, ignore_errors=True)
-        os.mkdir(work, 0o700)
         try:
+            os.mkdir(work, 0o700)
             self._import_in(template, work, context)
-        except ImageError as error:
+        except (ImageError, OSError) as error:
+            if template.pool and _is_full(error):
+                free = disk_images.free_bytes(os.path.dirname(work))
+                raise ApplyError(
+                    f"{template.place.text}: storage pool {show(template.pool)} is full: the image does not fit, and "
+                    f"{free} bytes are free"
+                ) from error
+            if isinstance(error, OSError):
+                raise ApplyError(f"{template.place.text} cannot be imported: {error.strerror or error}") from error
             raise ApplyError(f"{template.place.field('source').text}: the image is not taken: {error}") from error
-        except OSError as error:
-            raise ApplyError(f"{template.place.text} cannot be imported: {error.strerror or error}") from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            if pool is not None:
+                recover_import(self.where, journal)
 
     def _import_in(self, template: Template, work: str, context: Context) -> None:
         import dataclasses
@@ -172,9 +217,13 @@ class KvmTemplates(Interface):
         disk_images.settle(image)
         write_description(self.where, dataclasses.replace(template, source=dataclasses.replace(source, format=found)))
         final = self.where.template_image(str(template.name))
-        os.rename(image, final)
-        disk_images.settle(self.where.templates, directory=False)
-        disk_images.set_immutable(final, True)
+        lies_at = final if template.pool is None else os.path.join(os.path.dirname(work), os.path.basename(final))
+        os.rename(image, lies_at)
+        disk_images.settle(os.path.dirname(lies_at), directory=False)
+        if lies_at != final:
+            os.symlink(lies_at, final)
+            disk_images.settle(self.where.templates, directory=False)
+        disk_images.set_immutable(lies_at, True)
 
     def _convert(self, fetched: str, asked: Optional[str], image: str, template: Template) -> str:
         """Make a qcow2 image of what was fetched, and return the format that it was in."""
@@ -210,13 +259,28 @@ class KvmTemplates(Interface):
         if not disks:
             raise ApplyError(f"{template.place.field('source').field('vm').text}: VM {show(name)} has no disk")
         domains.require_stopped(name)
-        path = self.where.disk(name, str(disks[0].name))
-        needed = os.stat(path).st_blocks * 512
-        header = disk_images.read_qcow2(path)
+        path = _path_of(name, str(disks[0].name))
+        format = "raw" if path.startswith("/dev/") else "qcow2"
+        needed = block_devices.device_size(path) if format == "raw" else os.stat(path).st_blocks * 512
+        header = disk_images.read_qcow2(path) if format == "qcow2" else None
         if header is not None and header.backing and os.path.exists(header.backing):
             needed += os.stat(header.backing).st_blocks * 512
         disk_images.require_space(os.path.dirname(image), needed, template.place.text)
-        disk_images.convert(path, "qcow2", image, foreign=False)
+        disk_images.convert(path, format, image, foreign=False)
+
+
+def _path_of(vm: str, disk: str) -> str:
+    """Return the path of a VM's disk. Raises ApplyError."""
+    with session.translated(f"VM {show(vm)} cannot be looked at"):
+        domain = domains.find(session.connection(), vm)
+        paths = domain_xml.disk_paths(domain.XMLDesc(0)) if domain is not None else {}
+    if disk not in paths:
+        raise ApplyError(f"VM {show(vm)} has no disk {show(disk)} any more")
+    return paths[disk]
+
+
+def _is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in volumes.FULL or "No space left on device" in str(error)
 
 
 def _file_problem(path: str) -> Optional[str]:
@@ -315,9 +379,12 @@ def size_of(where: Directories, name: str) -> int:
     return header.size
 
 
-def dependents(where: Directories, name: str) -> List[str]:
-    """Return the names of the VMs of which a disk, attached or kept, is a linked clone of a template."""
-    image = where.template_image(name)
+def dependents(where: Directories, name: str, places: Iterable[PoolPlace] = ()) -> List[str]:
+    """Return the names of the VMs of which a disk, attached or kept, is a linked clone of a template.
+
+    places: the storage pools in which disks can lie too.
+    """
+    image = os.path.realpath(where.template_image(name))
     found: Set[str] = set()
     with contextlib.suppress(FileNotFoundError):
         for directory in os.scandir(where.images):
@@ -325,6 +392,11 @@ def dependents(where: Directories, name: str) -> List[str]:
                 for entry in os.scandir(directory.path):
                     if entry.name.endswith(".qcow2") and _backing(entry.path) == image:
                         found.add(directory.name)
+    for place in places:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(place.path) if place.path is not None else ():
+                if entry.name.endswith(".qcow2") and _backing(entry.path) == image:
+                    found.add(entry.name[: -len(".qcow2")].rpartition(".")[0])
     return sorted(found)
 
 
@@ -333,7 +405,20 @@ def _backing(path: str) -> Optional[str]:
         header = disk_images.read_qcow2(path)
     except OSError:
         return None
-    return header.backing if header is not None else None
+    return os.path.realpath(header.backing) if header is not None and header.backing else None
+
+
+def recover_import(where: Directories, journal: str) -> None:
+    """Remove what an import into a storage pool has left there that did not come to its end."""
+    found = host_files.read_json(journal)
+    if isinstance(found, dict):
+        shutil.rmtree(str(found.get("work")), ignore_errors=True)
+        image = str(found.get("image"))
+        if not os.path.lexists(where.template_image(os.path.basename(image)[: -len(".qcow2")])):
+            with contextlib.suppress(OSError):
+                disk_images.set_immutable(image, False)
+                os.unlink(image)
+    host_files.remove_file(journal)
 
 
 def recover_templates(where: Directories) -> None:
@@ -342,6 +427,8 @@ def recover_templates(where: Directories) -> None:
         for entry in list(os.scandir(where.templates)):
             if entry.name.startswith(IMPORT_PREFIX) and entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name.startswith(IMPORT_PREFIX) and entry.name.endswith(".json"):
+                recover_import(where, entry.path)
             elif entry.name.endswith(".partial") or _is_stray_description(where, entry.name):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
@@ -349,4 +436,4 @@ def recover_templates(where: Directories) -> None:
 
 def _is_stray_description(where: Directories, file_name: str) -> bool:
     name, extension = os.path.splitext(file_name)
-    return extension == ".json" and not name.startswith(".") and not os.path.exists(where.template_image(name))
+    return extension == ".json" and not name.startswith(".") and not os.path.lexists(where.template_image(name))

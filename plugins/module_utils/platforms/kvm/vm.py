@@ -24,13 +24,14 @@ from ...errors import ApplyError, BareforgeError, Problem
 from ...model.compute import Cpu, Disk, Memory, Template, Vm
 from ...model.document import State
 from ...model.network import VirtualNetwork
-from ...model.schema import ModelObject
+from ...model.schema import ModelObject, Path
+from ...model.storage import StoragePool
 from ...model.types import CpuSet, show
 from ...transports import libvirt as session
-from . import cloud_init, disk_images, domain_xml, domains, guests, live_changes
+from . import block_devices, cloud_init, disk_images, domain_xml, domains, guests, live_changes, volumes
 from .disk_images import MIB, ImageError
 from .domain_xml import Host
-from .file_names import Directories, name_problem
+from .file_names import Directories, DiskFile, name_problem
 from .live_changes import by_name
 from .names import mac_address, tap_name, uuid_of
 from .template import read_templates, size_of
@@ -144,15 +145,14 @@ class KvmVms(Interface):
 
     def _describe(self, live: str, config: str, power: str, autostart: bool) -> Vm:
         vm = domain_xml.read_xml(live, config, self.host)
-        sizes = {str(disk.name): self._size(str(vm.name), disk) for disk in vm.disks or ()}
+        sizes = {name: volumes.mib(volumes.size_at(path)) for name, path in domain_xml.disk_paths(live).items()}
         return dataclasses.replace(domain_xml.with_sizes(vm, sizes), power=power, autostart=autostart)
 
-    def _size(self, vm: str, disk: Disk) -> Optional[int]:
-        try:
-            header = disk_images.read_qcow2(self.where.disk(vm, str(disk.name)))
-        except OSError:
-            return None
-        return header.size // MIB if header is not None else None
+    def _placed(self, context: Context) -> Directories:
+        """Return where everything lies, with the storage pools of the host as it shall be."""
+        owner = self.platform.owner("storage_pool") if self.platform is not None else None
+        places = owner.places(context.wanted) if owner is not None else {}
+        return dataclasses.replace(self.where, places=places)
 
     # What speaks against a change
 
@@ -173,6 +173,7 @@ class KvmVms(Interface):
                 raise AssertionError("not reached: not isinstance(change.before, Vm)")
             yield from self._validate_update(change.before, vm, context)
         yield from self._validate_any(change.before, vm, context)
+        yield from self._validate_pools(change.before, vm, context)
 
     def _validate_any(self, before: Optional[ModelObject], vm: Vm, context: Context) -> Iterator[Problem]:
         place = vm.place
@@ -255,6 +256,85 @@ class KvmVms(Interface):
                 )
         yield from self._validate_size_and_space(vm)
 
+    def _validate_pools(self, before: Optional[ModelObject], vm: Vm, context: Context) -> Iterator[Problem]:
+        """Look at the disks that are to be made, or to grow, in storage pools."""
+        owner = self.platform.owner("storage_pool") if self.platform is not None else None
+        old = by_name(before.disks) if isinstance(before, Vm) else {}
+        needed: Dict[str, int] = {}
+        for number, (name, disk) in enumerate(by_name(vm.disks).items()):
+            pool = context.find("storage_pool", disk.pool) if disk.pool else None
+            if owner is None or not isinstance(pool, StoragePool) or old.get(name) == disk:
+                continue
+            place = vm.place.field("disks").item(name)
+            size = (disk.size or 0) * MIB
+            if name not in old:
+                problems = list(self._pool_problems(vm, disk, pool, number == 0 and bool(vm.template), place, context))
+                yield from problems
+                if problems:
+                    continue
+                if number == 0 and vm.template and not size:
+                    size = size_of(self.where, vm.template) if self._has_template(vm.template) else 0
+            group = owner.group(pool)
+            if group is not None and disk.size and disk.size * MIB % group.extent:
+                nearest = -(-disk.size * MIB // group.extent) * group.extent // MIB
+                yield Problem(
+                    place.field("size").text,
+                    f"{disk.size} MiB is no multiple of the {group.extent // MIB} MiB that the volume group "
+                    f"{show(group.name)} gives; the next one is {nearest} MiB",
+                )
+            takes = 0
+            if pool.type == "lvm" or disk.provisioning == "thick":
+                takes = size - ((old[name].size or 0) * MIB if name in old else 0)
+            elif name not in old and number == 0 and vm.template and vm.clone == "full":
+                takes = os.stat(self.where.template_image(vm.template)).st_blocks * 512 if size else 0
+            needed[str(pool.name)] = needed.get(str(pool.name), 0) + takes
+        for pool_name, size in needed.items():
+            free = owner.free_bytes(context.find("storage_pool", pool_name)) if owner is not None else None
+            if free is not None and size > free:
+                yield Problem(
+                    vm.place.field("disks").text,
+                    f"need {size} bytes in storage pool {show(pool_name)}, and there are {free} bytes left",
+                )
+
+    def _has_template(self, name: str) -> bool:
+        return os.path.exists(self.where.template_image(name))
+
+    def _pool_problems(
+        self, vm: Vm, disk: Disk, pool: StoragePool, from_template: bool, place: Path, context: Context
+    ) -> Iterator[Problem]:
+        owner = self.platform.owner("storage_pool")
+        shown = f"storage pool {show(pool.name)}"
+        known = owner.places({"storage_pool": {pool.key: pool}})[str(pool.name)]
+        file = known.disk_file(str(vm.name), str(disk.name))
+        if file is None:
+            yield Problem(
+                place.field("pool").text,
+                f"{shown} is of type {pool.type}, in which no disk can be made; allowed is a pool of type dir, nfs or "
+                "lvm, which can lie on its devices",
+            )
+            return
+        if pool.content is not None and "disks" not in pool.content:
+            yield Problem(
+                place.field("pool").text, f"{shown} is for {', '.join(pool.content) or 'nothing'}, not for disks"
+            )
+        if pool.key in context.before.get("storage_pool", {}) and not owner.is_started(str(pool.name)):
+            if context.before["storage_pool"][pool.key] == pool:
+                yield Problem(place.field("pool").text, f"{shown} is stopped; a task that names the pool starts it")
+                return
+        if file.is_block and disk.provisioning == "thin":
+            yield Problem(
+                place.field("provisioning").text,
+                f"is 'thin', and {shown} of type {pool.type} gives a disk all its space at once; allowed is 'thick'",
+            )
+        if file.is_block and from_template and vm.clone != "full":
+            yield Problem(
+                vm.place.field("clone").text,
+                f"is 'linked', and a disk in {shown} of type {pool.type} cannot refer to a template; allowed is 'full'",
+            )
+        making = os.path.exists(os.path.join(self.where.vm(str(vm.name)), MARK_MAKING))
+        if not making and vm.key not in context.before.get("vm", {}) and volumes.exists(file):
+            yield Problem(place.text, f"{file.path} is there already; a disk that was kept has to be moved away first")
+
     def _validate_size_and_space(self, vm: Vm) -> Iterator[Problem]:
         needed = 0
         first = (vm.disks or (None,))[0]
@@ -266,10 +346,10 @@ class KvmVms(Interface):
                     vm.place.field("disks").item(first.label).field("size").text,
                     f"{first.size} MiB is less than the {-(-size // MIB)} MiB of template {show(vm.template)}",
                 )
-            if vm.clone == "full":
+            if vm.clone == "full" and (first is None or first.pool is None):
                 needed += os.stat(image).st_blocks * 512
         for disk in vm.disks or ():
-            if disk.provisioning == "thick" and disk.size:
+            if disk.provisioning == "thick" and disk.size and disk.pool is None:
                 needed += disk.size * MIB
         free = disk_images.free_bytes(self.where.images)
         if needed > free:
@@ -293,7 +373,7 @@ class KvmVms(Interface):
             yield Problem(place.field("disks").text, f"the first disk {show(first)} cannot be detached")
         for name, disk in by_name(after.disks).items():
             present = old_disks.get(name)
-            size = present.size if present is not None else self._size(str(after.name), disk)
+            size = present.size if present is not None else self._detached_size(str(after.name), disk, context)
             if size and disk.size and disk.size < size:
                 kept_text = "" if present is not None else " of the disk that was detached before and is attached again"
                 yield Problem(
@@ -307,6 +387,14 @@ class KvmVms(Interface):
                 place.text,
                 f"has a saved state (virsh managedsave) that {', '.join(sorted(fields))} would not fit; start it first",
             )
+
+    def _detached_size(self, vm: str, disk: Disk, context: Context) -> Optional[int]:
+        place = self._placed(context).places.get(str(disk.pool)) if disk.pool else None
+        if place is not None:
+            file = place.disk_file(vm, str(disk.name))
+        else:
+            file = None if disk.pool else DiskFile(self.where.disk(vm, str(disk.name)))
+        return volumes.mib(volumes.size_at(file.path)) if file is not None else None
 
     def _has_saved_state(self, name: str) -> bool:
         def ask(connection: Any) -> bool:
@@ -395,15 +483,19 @@ class KvmVms(Interface):
         disk_images.make_directory(directory, 0o711)
         mark = os.path.join(directory, MARK_MAKING)
         _touch(mark)
+        where = self._placed(context)
+        files = [where.disk_file(name, str(disk.name), disk.pool) for disk in vm.disks or ()]
+        volumes.write_journal(directory, files)
         try:
             for number, disk in enumerate(vm.disks or ()):
-                self._make_disk(vm, disk, from_template=number == 0 and template is not None)
+                self._make_disk(vm, disk, files[number], from_template=number == 0 and template is not None)
             seed = template is not None and template.customization == "cloud_init"
             if seed:
                 self._write_seed(vm, cloud_init.new_instance(uuid_of(name)))
-            xml = domain_xml.to_xml(vm, self._switches(vm, context), self.host, self.where, seed)
+            xml = domain_xml.to_xml(vm, self._switches(vm, context), self.host, where, seed)
             domain = session.connection().defineXML(xml)
         except BaseException:
+            volumes.clean_up(directory, whole=False)
             shutil.rmtree(directory, ignore_errors=True)
             raise
         if vm.autostart:
@@ -411,6 +503,7 @@ class KvmVms(Interface):
         if vm.power != "stopped":
             domains.start(domain, name, paused=vm.power == "suspended")
         os.unlink(mark)
+        volumes.forget_journal(directory)
 
     def _template(self, vm: Vm) -> Optional[Template]:
         if not vm.template:
@@ -420,27 +513,20 @@ class KvmVms(Interface):
             raise ApplyError(f"{vm.place.field('template').text}: there is no template {show(vm.template)}")
         return found[vm.template]
 
-    def _make_disk(self, vm: Vm, disk: Disk, from_template: bool) -> None:
-        path = self.where.disk(str(vm.name), str(disk.name))
+    def _make_disk(self, vm: Vm, disk: Disk, file: DiskFile, from_template: bool) -> None:
         size = disk.size * MIB if disk.size is not None else None
-        thick = disk.provisioning == "thick"
         template = self.where.template_image(str(vm.template)) if from_template else None
-        if template is not None and size is not None and size < size_of(self.where, str(vm.template)):
-            raise ImageError(f"disk {show(disk.name)} of {disk.size} MiB is less than template {show(vm.template)}")
-
-        def make(partial: str) -> None:
-            if template is None:
-                disk_images.create(partial, size, preallocate=thick)
-            elif vm.clone == "linked":
-                disk_images.create(partial, size, backing=template)
-            elif thick:
-                disk_images.convert(template, "qcow2", partial, preallocate=True, foreign=False)
-                _grow_to(partial, size, thick)
-            else:
-                disk_images.copy(template, partial)
-                _grow_to(partial, size, thick)
-
-        disk_images.make(path, make)
+        needed = size
+        if template is not None:
+            smallest = size_of(self.where, str(vm.template))
+            needed = max(size or 0, smallest)
+            if size is not None and size < smallest:
+                raise ImageError(f"disk {show(disk.name)} of {disk.size} MiB is less than template {show(vm.template)}")
+        try:
+            volumes.make(file, size, disk.provisioning == "thick", template, vm.clone == "linked")
+        except (ImageError, OSError, ApplyError) as error:
+            place = vm.place.field("disks").item(disk.label).text
+            raise volumes.explain(error, place, disk.pool, file, needed) from error
 
     def _write_seed(self, vm: Vm, instance: str) -> None:
         macs = {str(nic.name): nic.mac or mac_address(str(vm.name), str(nic.name)) for nic in vm.nics or ()}
@@ -463,13 +549,15 @@ class KvmVms(Interface):
         if dataclasses.replace(before, power=None, autostart=None) != dataclasses.replace(
             after, power=None, autostart=None
         ):
-            self._make_added_disks(before, after)
+            where = self._placed(context)
+            self._make_added_disks(before, after, where)
+            self._grow_disks(before, after, where, running=bool(domain.isActive()))
             self._update_seed(before, after)
             config = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
             if before.secure_boot != after.secure_boot:
                 _forget_variables(domain_xml.nvram_path(config), self.where)
             session.connection().defineXML(
-                domain_xml.merge(config, after, self._switches(after, context), self.host, self.where)
+                domain_xml.merge(config, after, self._switches(after, context), self.host, where)
             )
             if domain.isActive():
                 live_changes.LiveChanges(domain, self.host, self._networks(context)).make(before, after)
@@ -477,31 +565,33 @@ class KvmVms(Interface):
                 if before.nics != after.nics and port_acls is not None:
                     # libvirt's hook runs when a VM starts, not when a NIC is plugged into it.
                     port_acls.refresh({name})
-            else:
-                self._grow_disks(before, after)
         if before.autostart != after.autostart:
             domain.setAutostart(bool(after.autostart))
         domains.set_power(domain, str(after.power), name, operation, console, context.progress)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(restarting)
 
-    def _make_added_disks(self, before: Vm, after: Vm) -> None:
-        old = by_name(before.disks)
-        for name, disk in by_name(after.disks).items():
-            if name in old:
-                continue
-            path = self.where.disk(str(after.name), name)
-            if os.path.exists(path):
+    def _make_added_disks(self, before: Vm, after: Vm, where: Directories) -> None:
+        name, old = str(after.name), by_name(before.disks)
+        added = {label: disk for label, disk in by_name(after.disks).items() if label not in old}
+        files = {label: where.disk_file(name, label, disk.pool) for label, disk in added.items()}
+        volumes.write_journal(self.where.vm(name), files.values())
+        for label, disk in added.items():
+            if volumes.exists(files[label]):
                 # It was detached before, or a run was killed after it had made it.
-                _grow_to(path, disk.size * MIB if disk.size else None, disk.provisioning == "thick")
+                volumes.grow(files[label], disk.size * MIB if disk.size else None, disk.provisioning == "thick")
             else:
-                self._make_disk(after, disk, from_template=False)
+                self._make_disk(after, disk, files[label], from_template=False)
+        volumes.forget_journal(self.where.vm(name))
 
-    def _grow_disks(self, before: Vm, after: Vm) -> None:
+    def _grow_disks(self, before: Vm, after: Vm, where: Directories, running: bool) -> None:
+        """Make disks larger; the files of a VM that runs are grown by its QEMU, which has them open."""
         old = by_name(before.disks)
         for name, disk in by_name(after.disks).items():
-            if name in old and disk.size is not None:
-                _grow_to(self.where.disk(str(after.name), name), disk.size * MIB, disk.provisioning == "thick")
+            if name in old and disk.size is not None and disk.size != old[name].size:
+                file = where.disk_file(str(after.name), name, disk.pool)
+                if file.is_block or not running:
+                    volumes.grow(file, disk.size * MIB, disk.provisioning == "thick")
 
     def _update_seed(self, before: Vm, after: Vm) -> None:
         """Tell the guest of its changed network; it reads that at its next start."""
@@ -531,10 +621,13 @@ class KvmVms(Interface):
             return
         if domain.isActive():
             domains.stop(domain, name, operation, console, context.progress)
+        paths = domain_xml.disk_paths(domain.XMLDesc(0)).values()
         if operation.delete_disks and os.path.isdir(directory):
+            volumes.write_journal(directory, [volumes.file_at(path) for path in paths])
             _touch(os.path.join(directory, MARK_REMOVING))
         _undefine(domain)
         if operation.delete_disks:
+            volumes.clean_up(directory, whole=False)
             shutil.rmtree(directory, ignore_errors=False) if os.path.isdir(directory) else None
         else:
             with contextlib.suppress(FileNotFoundError):
@@ -551,15 +644,18 @@ class KvmVms(Interface):
                     continue
                 marks = [mark for mark in MARKS if os.path.exists(os.path.join(entry.path, mark))]
                 if not marks:
+                    volumes.clean_up(entry.path, whole=True)
                     _remove_partial(entry.path)
                     continue
                 if session.read(
                     lambda connection, name=entry.name, marks=marks: _is_whole(connection, name, marks),  # type: ignore[misc]
                     f"VM {show(entry.name)} cannot be looked for",
                 ):
+                    volumes.clean_up(entry.path, whole=True)
                     for mark in marks:
                         os.unlink(os.path.join(entry.path, mark))
                 else:
+                    volumes.clean_up(entry.path, whole=False)
                     shutil.rmtree(entry.path, ignore_errors=True)
                     _remove_console(self.where.console(entry.name))
 
@@ -642,12 +738,6 @@ def _touch(path: str) -> None:
     with open(path, "wb"):
         pass
     disk_images.settle(os.path.dirname(path), directory=False)
-
-
-def _grow_to(path: str, size: Optional[int], thick: bool) -> None:
-    header = disk_images.read_qcow2(path)
-    if size is not None and header is not None and size > header.size:
-        disk_images.grow(path, size, preallocate=thick)
 
 
 def _remove_partial(directory: str) -> None:
@@ -781,7 +871,8 @@ def describe(
             entry["nics"] = [
                 {"name": nic.name, "mac": nic.mac, "tap": tap_name(name, str(nic.name))} for nic in vm.nics or ()
             ]
-            entry["disks"] = [_usage(where.disk(name, str(disk.name)), disk) for disk in vm.disks or ()]
+            paths = domain_xml.disk_paths(live)
+            entry["disks"] = [_usage(paths.get(str(disk.name), ""), disk) for disk in vm.disks or ()]
             entry["addresses"] = {str(nic.name): told.get(str(nic.mac), []) for nic in vm.nics or ()}
         else:
             entry["addresses"] = told
@@ -791,7 +882,9 @@ def describe(
 
 def _usage(path: str, disk: Disk) -> Dict[str, Any]:
     try:
-        used: Optional[int] = os.stat(path).st_blocks * 512 // MIB
+        # A block device is taken whole; what a file takes stands in its inode.
+        block = path.startswith("/dev/")
+        used: Optional[int] = (block_devices.device_size(path) if block else os.stat(path).st_blocks * 512) // MIB
     except OSError:
         used = None
     return {"name": disk.name, "path": path, "size": disk.size, "used": used}

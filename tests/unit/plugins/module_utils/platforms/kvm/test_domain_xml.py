@@ -21,14 +21,26 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.compute
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.network import VirtualNetwork
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import domain_xml
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.domain_xml import Host
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.file_names import Directories
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.file_names import (
+    Directories,
+    PoolPlace,
+)
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.vm import KvmVms, resolve
 from support.generator import Generator
 from support.strategies import DrawnChooser
 
 DATA = Path(__file__).parents[4] / "data" / "kvm_domains"
 HOST = Host(processors=tuple(range(8)), memory=65536, nested_feature="svm", nested=True)
-WHERE = Directories()
+
+
+class AnyPool(dict[str, PoolPlace]):
+    """Every name is that of a pool, of one type or another."""
+
+    def get(self, name: str, default: Any = None) -> PoolPlace:
+        return PoolPlace(name, "lvm", group="vg0") if len(name) % 2 else PoolPlace(name, "dir", "/srv/pool")
+
+
+WHERE = Directories(places=AnyPool())
 
 
 def complete(data: dict[str, Any]) -> Vm:

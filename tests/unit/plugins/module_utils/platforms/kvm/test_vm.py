@@ -459,7 +459,7 @@ def test_a_failing_first_disk_is_not_taken_for_a_vm(bench: Bench, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(disk_images, "create", full)
-    with pytest.raises(ApplyError, match=r"vm\['web1'\]: No space left on device"):
+    with pytest.raises(ApplyError, match=r"vm\['web1'\]\.disks\['root'\]: the directory .* is full: .* 8388608 bytes"):
         bench.apply({"vms": [web()]})
     assert bench.libvirt.domains == {}
     assert os.listdir(bench.where.images) == []
