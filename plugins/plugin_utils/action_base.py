@@ -30,10 +30,11 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import
 )
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import KINDS
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import ModelObject, Path
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.schema import ModelObject
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.registry import PLATFORMS, platform_class
 
 from .confirmation import confirm
+from .connection_settings import resolve
 from .plain import as_text, plain
 
 COLLECTION = "bareforge.hypervisor"
@@ -161,20 +162,7 @@ class HypervisorAction(ActionBase):
 
     def _settings(self, call: Call, variables: Mapping[str, Any], host: str) -> dict[str, Any]:
         """Return how an API platform is reached: the option, what it leaves open from variables, then the defaults."""
-        problems: list[Problem] = []
-        inventory = {name: self._variable(f"bareforge_{name}", variables) for name in ConnectionSettings.options()}
-        known = ConnectionSettings.read(inventory, Path("bareforge_connection"), problems)
-        if problems or known is None:
-            raise ValidateError(
-                Problem(problem.path.replace("bareforge_connection.", "bareforge_"), problem.message)
-                for problem in problems
-            )
-        known = known.complete(None)
-        wanted = call.values.get("connection")
-        settings = wanted.complete(known) if wanted is not None else known
-        values = {name: value for name, _entry, value in settings.items()}
-        values.setdefault("host", self._variable("ansible_host", variables) or host)
-        return values
+        return resolve(call.values.get("connection"), lambda name: self._variable(name, variables), host)
 
     def _perform_here(self, definition: ModuleDefinition, platform: Platform, call: Call, host: str) -> dict[str, Any]:
         def progress(line: str) -> None:

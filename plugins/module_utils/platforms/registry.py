@@ -13,12 +13,18 @@ from __future__ import annotations
 import importlib
 from typing import Dict, Type
 
+from ..engine.inventory import InventoryReader
 from ..engine.platform import Platform
 from ..errors import NotSupportedError, Problem
 
 PLATFORMS: Dict[str, str] = {
     "kvm": "kvm.platform:KvmPlatform",
 }
+
+INVENTORY_READERS: Dict[str, str] = {
+    "kvm": "kvm.inventory:KvmInventory",
+}
+"""Each is also among the interfaces of its platform, but can be loaded without the others."""
 
 
 def platform_class(name: str) -> Type[Platform]:
@@ -32,4 +38,16 @@ def platform_class(name: str) -> Type[Platform]:
             [Problem("platform", f"{name!r} is not allowed; allowed is {', '.join(sorted(PLATFORMS))}")]
         )
     module, _colon, cls = PLATFORMS[name].partition(":")
+    return getattr(importlib.import_module(f"{__package__}.{module}"), cls)
+
+
+def inventory_reader(name: str) -> Type[InventoryReader]:
+    """Return the class that reads a platform's VMs for an inventory.
+
+    Raises NotSupportedError for a platform that does not exist or has none.
+    """
+    if name not in INVENTORY_READERS:
+        allowed = ", ".join(sorted(INVENTORY_READERS))
+        raise NotSupportedError([Problem("platform", f"{name!r} is not allowed; allowed is {allowed}")])
+    module, _colon, cls = INVENTORY_READERS[name].partition(":")
     return getattr(importlib.import_module(f"{__package__}.{module}"), cls)

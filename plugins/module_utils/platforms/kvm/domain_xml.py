@@ -618,7 +618,7 @@ def read_xml(live: str, config: str, host: Host) -> Vm:
     """
     running = parse(live)
     inactive = parse(config)
-    known = _known(running)
+    known = known_of(running)
     devices = running.find("devices")
     firmware, secure_boot = _read_firmware(inactive)
     return Vm(
@@ -630,7 +630,7 @@ def read_xml(live: str, config: str, host: Host) -> Vm:
         tpm=devices is not None and devices.find("tpm") is not None,
         cpu=_read_cpu(running, inactive, host),
         memory=Memory(
-            size=_mib(running.find("memory")),
+            size=mib_of(running.find("memory")),
             hugepages=running.find("memoryBacking/hugepages") is not None,
         ),
         disks=_read_disks(devices, known),
@@ -641,7 +641,8 @@ def read_xml(live: str, config: str, host: Host) -> Vm:
     )
 
 
-def _known(domain: Element) -> Dict[str, Any]:
+def known_of(domain: Element) -> Dict[str, Any]:
+    """Return what the metadata of a domain says of it, nothing for one of others."""
     element = domain.find(f"metadata/{METADATA_TAG}")
     try:
         known = json.loads(element.text or "{}") if element is not None else {}
@@ -650,7 +651,8 @@ def _known(domain: Element) -> Dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _mib(element: Optional[Element]) -> Optional[int]:
+def mib_of(element: Optional[Element]) -> Optional[int]:
+    """Return an amount of memory in MiB, or None where it is not told."""
     if element is None or not (element.text or "").strip().isdigit():
         return None
     factor = {"KiB": 1, "MiB": KIB, "GiB": KIB * KIB}.get(element.get("unit", "KiB"), 1)

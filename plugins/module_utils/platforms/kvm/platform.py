@@ -15,6 +15,7 @@ from .guard import KvmGuard
 from .hardening import KvmHardening
 from .host_facts import host_facts
 from .host_lock import LOCK_TIMEOUT, host_lock
+from .inventory import KvmInventory
 from .network import KvmNetwork
 from .port_acl import KvmPortAcl
 from .snapshot import KvmSnapshots
@@ -35,6 +36,7 @@ class KvmPlatform(Platform):
         KvmVms,
         KvmSnapshots,
         KvmHardening,
+        KvmInventory,
     )
 
     def guard(self) -> Guard:

@@ -156,7 +156,7 @@ def describe(switch: str, live: Optional[Element], lasting: Element) -> Iterator
 
 
 def _describe(switch: str, group: Element, note: Optional[Element]) -> VirtualNetwork:
-    vlan, trunk = _vlans_in(group)
+    vlan, trunk = vlans_in(group)
     if note is not None:
         asked = tuple(sorted(str(entry.text) for entry in note.iterfind(_TRUNK)))
         if _ids(asked) == _ids(trunk):
@@ -172,7 +172,8 @@ def _describe(switch: str, group: Element, note: Optional[Element]) -> VirtualNe
     )
 
 
-def _vlans_in(group: Element) -> Tuple[Optional[int], Tuple[str, ...]]:
+def vlans_in(group: Element) -> Tuple[Optional[int], Tuple[str, ...]]:
+    """Return (VLAN of untagged frames, VLANs that are tagged, as ranges) of a port group, or of whatever has a <vlan>."""
     element = group.find("vlan")
     if element is None:
         return 0, ("1-4094",)
