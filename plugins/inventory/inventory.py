@@ -84,7 +84,7 @@ options:
         description: Further arguments of ssh, such as C(-o ProxyJump=gate.example.org).
         type: str
       python_interpreter:
-        description: The path of Python on the host; V(/usr/bin/python3) by default, which is the one that has libvirt's bindings.
+        description: The path of Python on the host; V(/usr/bin/python3) by default, the one that has libvirt's bindings.
         type: str
       become:
         description: Whether to become another user, usually root, on the host.
@@ -96,7 +96,9 @@ options:
         description: The password that becoming another user takes.
         type: str
       settings:
-        description: How a platform that is managed through an API is reached, as the option O(bareforge.hypervisor.host#module:connection).
+        description:
+          - How a platform that is managed through an API is reached, as the option
+            O(bareforge.hypervisor.host#module:connection).
         type: dict
       vars:
         description: Variables of Ansible's connection and become plugins that reading the host is given, and nothing else.
@@ -119,7 +121,8 @@ options:
   address_sources:
     description:
       - Where addresses of guests are taken from, the preferred first. V(agent) is the guest's agent, V(lease) the host's DHCP
-        server, V(neighbour) the host's neighbour table (ARP and NDP), and V(document) what was asked for when the machine was made.
+        server, V(neighbour) the host's neighbour table (ARP and NDP), and V(document) what was asked for when the machine
+        was made.
       - What is not named is not looked at. Only V(document) tells of machines that are not running.
     type: list
     elements: str
@@ -127,8 +130,8 @@ options:
     default: [agent, lease, neighbour, document]
   prefer_networks:
     description:
-      - Which address becomes C(ansible_host) where there are several, the preferred first. A network in CIDR notation, or the name
-        of a virtual network. Comes before the order of O(address_sources).
+      - Which address becomes C(ansible_host) where there are several, the preferred first. A network in CIDR notation, or
+        the name of a virtual network. Comes before the order of O(address_sources).
     type: list
     elements: str
     default: []
@@ -214,7 +217,7 @@ compose:
 groups:
   large: bareforge_vm.memory >= 16384
 keyed_groups:
-  - key: bareforge_vm.cpus
+  - key: bareforge_vm.cpus | string
     prefix: cpus
 """
 

@@ -60,9 +60,7 @@ class HypervisorInventory(BaseInventoryPlugin, Constructable, Cacheable):
         _check_range("forks", self.get_option("forks"), 1, 1000)
         self.templar.available_variables = self._vars
         earlier = list(getattr(self.inventory, "processed_sources", ()))
-        targets = read_targets(
-            self.get_option("hosts"), self.inventory, self.loader, self.templar, [*earlier, path]
-        )
+        targets = read_targets(self.get_option("hosts"), self.inventory, self.loader, self.templar, [*earlier, path])
         found, unread = self._found(targets, path, may_use_cache)
         shown = [
             Shown(vm, target.name, target.platform, choice.choose(vm))
@@ -217,7 +215,9 @@ class HypervisorInventory(BaseInventoryPlugin, Constructable, Cacheable):
 
 def _check_range(name: str, value: int, first: int, last: int) -> None:
     if not first <= value <= last:
-        raise ValidateError([Problem(name, f"{value} is not allowed; allowed is a whole number from {first} to {last}")])
+        raise ValidateError(
+            [Problem(name, f"{value} is not allowed; allowed is a whole number from {first} to {last}")]
+        )
 
 
 def read_host(target: Target, sources: Sequence[str], agent_timeout: int, loader: Any) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class HostEntry(ModelObject):
     become_user: str | None = option(Value(Text(maximum=255, minimum=1)), "The user to become.")
     become_password: str | None = option(Value(Text(maximum=1024, minimum=1)), "The password for that.", secret=True)
     settings: ConnectionSettings | None = option(Nested(ConnectionSettings), "How an API is reached.")
-    vars: Mapping[str, Any] | None = option(Variables(), "Variables that only reading the host is given.", secret=True)
+    vars: dict[str, Any] | None = option(Variables(), "Variables that only reading the host is given.", secret=True)
 
     def check(self) -> Iterator[tuple[str, str]]:
         if self.settings is not None and self.platform is not None and platform_class(self.platform).RUNS_ON_HOST:
@@ -195,7 +195,7 @@ def _named(
         )
         return
     for host in hosts:
-        variables = variables_of(host, loader, sources)
+        variables = variables_of(host, inventory, loader, sources)
         own = templar.copy_with_new_env(available_variables={**variables, "inventory_hostname": host.name})
         platform = plain(own.template(variables.get("bareforge_platform")))
         if platform not in INVENTORY_READERS:
@@ -216,7 +216,7 @@ def _described(
     if entry is None or entry.name is None:
         return
     known = inventory.hosts.get(entry.name)
-    variables = combine_vars(variables_of(known, loader, sources) if known else {}, entry.variables())
+    variables = combine_vars(variables_of(known, inventory, loader, sources) if known else {}, entry.variables())
     platform = variables.get("bareforge_platform")
     if platform not in INVENTORY_READERS:
         allowed = ", ".join(sorted(INVENTORY_READERS))
@@ -227,9 +227,10 @@ def _described(
     yield Target(entry.name, platform, variables, entry.shown(), entry.settings)
 
 
-def variables_of(host: Any, loader: Any, sources: Sequence[str]) -> dict[str, Any]:
+def variables_of(host: Any, inventory: Any, loader: Any, sources: Sequence[str]) -> dict[str, Any]:
     """Return the variables of a host of the inventory, with those of its groups and of the files beside the sources."""
-    groups = host.get_groups()
+    # Until all sources are read, Ansible has not made every group a child of `all` yet.
+    groups = list({group.name: group for group in (inventory.groups["all"], *host.get_groups())}.values())
     found = combine_vars(get_group_vars(groups), get_vars_from_inventory_sources(loader, sources, groups, "all"))
     found = combine_vars(found, host.get_vars())
     return combine_vars(found, get_vars_from_inventory_sources(loader, sources, [host], "all"))

@@ -42,9 +42,7 @@ class _Running:
     results_came: bool = False
 
 
-def side_by_side(
-    names: Iterable[str], work: Callable[[str], Any], timeout: float, at_once: int
-) -> dict[str, Outcome]:
+def side_by_side(names: Iterable[str], work: Callable[[str], Any], timeout: float, at_once: int) -> dict[str, Outcome]:
     """Do work(name) for every name and return what became of each.
 
     work: returns plain data, or raises; what it raises should have `phase` and be a sentence.

@@ -40,6 +40,7 @@ class Domain:
         self._name, self._uuid = str(root.findtext("name")), str(root.findtext("uuid"))
         self._state, self._autostart = SHUTOFF, False
         self.ignores_shutdown = False
+        self.guest_info: Any = {}
 
     def name(self) -> str:
         return self._name
@@ -58,6 +59,15 @@ class Domain:
 
     def hasManagedSaveImage(self, _flags: int) -> bool:
         return False
+
+    def agentSetResponseTimeout(self, _timeout: int, _flags: int) -> None:
+        return None
+
+    def guestInfo(self, _types: int, _flags: int) -> dict[str, Any]:
+        self.host.calls.append(f"ask the agent of {self._name}")
+        if isinstance(self.guest_info, Exception):
+            raise self.guest_info
+        return dict(self.guest_info)
 
     def setAutostart(self, value: bool) -> None:
         self._autostart = bool(value)
@@ -198,11 +208,31 @@ class Secret:
         del self.host.secrets[self.usage]
 
 
+class Network:
+    def __init__(self, xml: str, leases: Any = ()) -> None:
+        self.xml, self.leases = xml, leases
+
+    def name(self) -> str:
+        return str(ElementTree.fromstring(self.xml).findtext("name"))
+
+    def XMLDesc(self, _flags: int = 0) -> str:
+        return self.xml
+
+    def isActive(self) -> bool:
+        return True
+
+    def DHCPLeases(self) -> list[dict[str, Any]]:
+        if isinstance(self.leases, Exception):
+            raise self.leases
+        return list(self.leases)
+
+
 class Host:
     """Its domains, and a step at which everything ends, as if the process had been killed."""
 
     def __init__(self) -> None:
         self.domains: dict[str, Domain] = {}
+        self.networks: list[Network] = []
         self.pools: dict[str, Pool] = {}
         self.groups: dict[str, list[str]] = {}
         self.secrets: dict[str, bytes] = {}
@@ -291,6 +321,9 @@ class Connection:
             raise libvirtError(f"Secret not found: {usage}", Library.VIR_ERR_NO_SECRET)
         return Secret(self.host, usage)
 
+    def listAllNetworks(self, _flags: int = 0) -> list[Network]:
+        return list(self.host.networks)
+
     def getAllDomainStats(self, _stats: int, _flags: int) -> list[tuple[Domain, dict[str, Any]]]:
         return [(domain, {"state.state": domain._state, "state.reason": 0}) for domain in self.host.domains.values()]
 
@@ -313,6 +346,8 @@ class Library:
     VIR_SECRET_USAGE_TYPE_ISCSI = 3
     VIR_CONNECT_LIST_DOMAINS_AUTOSTART = 1024
     VIR_DOMAIN_STATS_STATE = 1
+    VIR_DOMAIN_GUEST_INFO_HOSTNAME = 8
+    VIR_DOMAIN_GUEST_INFO_INTERFACES = 64
     VIR_DOMAIN_XML_INACTIVE = 2
     VIR_DOMAIN_XML_SECURE = 1
     VIR_DOMAIN_START_PAUSED = 1

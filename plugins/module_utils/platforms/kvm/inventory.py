@@ -67,9 +67,7 @@ class Told:
     addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def read_vms(
-    connection: Any, sources: Collection[str], agent_timeout: int, warnings: List[str]
-) -> List[InventoryVm]:
+def read_vms(connection: Any, sources: Collection[str], agent_timeout: int, warnings: List[str]) -> List[InventoryVm]:
     """Return the VMs of the host that a libvirt connection leads to; the arguments are those of the reader.
 
     libvirt's exceptions pass.
@@ -82,7 +80,7 @@ def read_vms(
         except libvirt.libvirtError as error:
             if not session.is_missing(error):
                 raise  # removed by someone else meanwhile is no VM any more
-    networks = read_networks(connection, "lease" in sources)
+    networks = read_networks(connection, "lease" in sources, warnings)
     neighbours = read_neighbours(warnings) if "neighbour" in sources else {}
     asked = [
         domain for domain, root, state, _reason in found if domains.POWER.get(state) == "running" and _has_agent(root)
@@ -177,9 +175,7 @@ def _documented(nics: Iterable[InventoryNic], known: Mapping[str, Any]) -> Dict[
     return {nic.mac: said.get(nic.name, []) for nic in nics if nic.mac}
 
 
-def _addresses(
-    nics: Sequence[InventoryNic], seen: Mapping[str, Mapping[str, Sequence[str]]]
-) -> Iterator[SeenAddress]:
+def _addresses(nics: Sequence[InventoryNic], seen: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[SeenAddress]:
     names = {nic.mac: nic.name for nic in nics if nic.mac}
     for source, by_mac in seen.items():
         # An agent also tells of what the guest has made itself, such as a VPN's device, whose MAC address is no NIC's.
@@ -202,7 +198,7 @@ def _usable(text: str) -> Optional[str]:
     return str(address)
 
 
-def read_networks(connection: Any, leases: bool) -> Networks:
+def read_networks(connection: Any, leases: bool, warnings: List[str]) -> Networks:
     """Return the VLANs of libvirt's networks and, if wanted, the leases of their DHCP servers. Its exceptions pass."""
     libvirt = session.library()
     known = Networks()
@@ -214,13 +210,25 @@ def read_networks(connection: Any, leases: bool) -> Networks:
             for name, group in virtual_network.groups_in(root).items():
                 known.vlans[network.name(), name] = virtual_network.vlans_in(group)
             if leases and root.find("ip/dhcp") is not None and network.isActive():
-                for lease in network.DHCPLeases():
-                    if lease.get("mac") and lease.get("ipaddr"):
-                        known.leases.setdefault(lease["mac"].lower(), []).append(lease["ipaddr"])
+                _add_leases(network, known.leases, warnings)
         except libvirt.libvirtError as error:
             if not session.is_missing(error):
                 raise
     return known
+
+
+def _add_leases(network: Any, leases: Dict[str, List[str]], warnings: List[str]) -> None:
+    libvirt = session.library()
+    try:
+        told = network.DHCPLeases()
+    except libvirt.libvirtError as error:
+        # One network's DHCP server is no reason to do without all VMs.
+        reason = session.one_line(error.get_error_message() or str(error))
+        warnings.append(f"the leases of network {show(network.name())} cannot be read: {reason}")
+        return
+    for lease in told:
+        if lease.get("mac") and lease.get("ipaddr"):
+            leases.setdefault(lease["mac"].lower(), []).append(lease["ipaddr"])
 
 
 def read_neighbours(warnings: List[str]) -> Dict[str, List[str]]:
@@ -231,9 +239,7 @@ def read_neighbours(warnings: List[str]) -> Dict[str, List[str]]:
         return {}
     argv = [program, "-json", "neighbour", "show"]
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=IP_SECONDS
-        )
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=IP_SECONDS)
         entries = json.loads(done.stdout or b"[]") if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         warnings.append(f"the neighbour table cannot be read: {error}")
