@@ -41,6 +41,8 @@ class Domain:
         self._state, self._autostart = SHUTOFF, False
         self.ignores_shutdown = False
         self.guest_info: Any = {}
+        self.checkpoints: list[str] = []
+        self.snapshots: list[str] = []
 
     def name(self) -> str:
         return self._name
@@ -68,6 +70,24 @@ class Domain:
         if isinstance(self.guest_info, Exception):
             raise self.guest_info
         return dict(self.guest_info)
+
+    def snapshotListNames(self, _flags: int) -> list[str]:
+        return list(self.snapshots)
+
+    def listAllCheckpoints(self, flags: int) -> list[Checkpoint]:
+        found = [Checkpoint(self, name) for name in self.checkpoints]
+        return found[-1:] if flags == Library.VIR_DOMAIN_CHECKPOINT_LIST_LEAVES else found
+
+    def checkpointCreateXML(self, xml: str, flags: int) -> None:
+        if flags != Library.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE and not self.isActive():
+            raise libvirtError("Requested operation is not valid: cannot create checkpoint for inactive domain")
+        root = ElementTree.fromstring(xml)
+        if self.checkpoints and root.findtext("parent/name") != self.checkpoints[-1]:
+            raise libvirtError("XML error: the parent of the checkpoint is not there")
+        name = str(root.findtext("name"))
+        self.host.step(f"checkpoint {self._name}")
+        self.checkpoints.append(name)
+        self.host.step(f"checkpointed {self._name}")
 
     def setAutostart(self, value: bool) -> None:
         self._autostart = bool(value)
@@ -227,6 +247,19 @@ class Network:
         return list(self.leases)
 
 
+class Checkpoint:
+    def __init__(self, domain: Domain, name: str) -> None:
+        self.domain, self.name = domain, name
+
+    def getName(self) -> str:
+        return self.name
+
+    def delete(self, flags: int) -> None:
+        if flags != Library.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY and not self.domain.isActive():
+            raise libvirtError("Requested operation is not valid: cannot delete checkpoint for inactive domain")
+        self.domain.checkpoints.remove(self.name)
+
+
 class Host:
     """Its domains, and a step at which everything ends, as if the process had been killed."""
 
@@ -261,6 +294,12 @@ class Connection:
 
     def close(self) -> None:
         return None
+
+    def getLibVersion(self) -> int:
+        return 9000000
+
+    def getVersion(self) -> int:
+        return 7002022
 
     def defineXML(self, xml: str) -> Domain:
         name = str(ElementTree.fromstring(xml).findtext("name"))
@@ -356,6 +395,9 @@ class Library:
     VIR_DOMAIN_UNDEFINE_NVRAM = 4
     VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA = 16
     VIR_DOMAIN_UNDEFINE_TPM = 64
+    VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE = 1
+    VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY = 2
+    VIR_DOMAIN_CHECKPOINT_LIST_LEAVES = 4
 
     def __init__(self, host: Host) -> None:
         self.host = host

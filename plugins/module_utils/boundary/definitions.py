@@ -10,7 +10,7 @@ One definition serves the module on the host, the action in the worker, the argu
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Type
 
 from ..engine.platform import Platform
@@ -19,10 +19,11 @@ from ..errors import NotSupportedError, Problem, ValidateError
 from ..hardening import evaluation
 from ..hardening.profile import IDENTIFIER, RuleExceptions, parse_exceptions, parse_profile
 from ..hardening.target import HardeningTarget
+from ..model.compute import Backup
 from ..model.document import KINDS, SECTIONS, Document
 from ..model.operation import Operation
 from ..model.schema import FieldType, ModelObject, Nested, NestedList, Option, Path, Plain, Value, Values
-from ..model.types import Boolean, Choice, Name, Text, show
+from ..model.types import Boolean, Choice, Integer, Name, Text, show
 from .connection import ConnectionSettings
 
 Progress = Optional[Callable[[str], None]]
@@ -345,6 +346,121 @@ class SnapshotModule(ObjectModule):
         return {"changed": True, "changes": [change], "before": shown, "after": shown, "planned": shown}
 
 
+class BackupModule(ObjectModule):
+    """Makes, lists and removes backups, and keeps the last ones."""
+
+    def __init__(self) -> None:
+        super().__init__("backup", "vm_backup")
+
+    def _own_options(self) -> Dict[str, Option]:
+        own = super()._own_options()
+        own["keep"] = Option(
+            Value(Integer(1, 10_000)),
+            "How many backups of the VM are kept in the target, the one of this task among them; older ones are removed "
+            "once it is made. What a kept incremental backup builds on is kept too, however old it is. All are kept by "
+            "default.",
+        )
+        return own
+
+    def check(self, call: Call) -> Iterator[Problem]:
+        # Where a catalogue is that this host does not know of has to be said for all that is asked of it.
+        target = call.fields.get("target") if call.state == "gathered" else None
+        if target is not None:
+            fields = {name: value for name, value in call.fields.items() if name != "target"}
+            yield from super().check(replace(call, fields=fields))
+        else:
+            yield from super().check(call)
+        if "keep" in call.values and call.state != "present":
+            yield Problem("keep", "goes with state: present only")
+
+    def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
+        owner = platform.owner("backup")
+        objects = call.values.get(self.section) or [call.fields]
+        look_in = getattr(owner, "look_in", None)
+        if look_in is not None:
+            for each in objects:
+                if isinstance(each, Mapping) and isinstance(each.get("target"), str):
+                    look_in(each["target"])
+        if call.state == "gathered":
+            return self._gather(platform, owner, call)
+        keep = call.values.get("keep")
+        if keep is not None:
+            find_expired = getattr(owner, "expired", None)
+            if find_expired is None:
+                raise NotSupportedError([Problem("keep", f"platform {platform.NAME} cannot do this")])
+            for item in list(call.document.objects()):
+                if isinstance(item, Backup):
+                    self._expire(call.document, item, find_expired(item, keep))
+        return super().perform(platform, call, check, progress)
+
+    def _expire(self, document: Document, item: Backup, names: Iterable[str]) -> None:
+        listed = document.present.get(self.kind, {})
+        gone = document.absent.setdefault(self.kind, set())
+        gone.update((item.vm, name) for name in names if (item.vm, name) not in listed)
+
+    def _gather(self, platform: Platform, owner: Any, call: Call) -> Plain:
+        wanted = {name: value for name, value in call.fields.items() if name in (*self.keys, "target")}
+        result = super().perform(platform, replace(call, fields=wanted), False, None)
+        result[self.section] = [
+            item for item in result[self.section] if item.get("target") == wanted.get("target", item.get("target"))
+        ]
+        describe = getattr(owner, "describe", None)
+        entries = describe(wanted.get("vm")) if describe is not None else []
+        result["catalogue"] = [
+            entry for entry in entries if all(entry.get(name) == value for name, value in wanted.items())
+        ]
+        return result
+
+
+class RestoreModule(ModuleDefinition):
+    """Brings a VM back from a backup."""
+
+    def __init__(self) -> None:
+        own = {
+            "vm": Option(Value(Name()), "The virtual machine that the backup was made of.", required=True),
+            "name": Option(Value(Name()), "The backup's name.", required=True),
+            "target": Option(
+                Value(Text(maximum=1024, minimum=1)),
+                "The directory, pool or store that the backup lies in. Where not given, it is looked for in those that the "
+                "host has made backups in.",
+            ),
+            "new_name": Option(
+                Value(Name()),
+                "The name of another VM that is made of the backup, with MAC addresses and a UUID of its own and without the "
+                "static addresses that the guest was given, which are still those of the first; that is not touched. Where "
+                "not given, the VM that was backed up is brought back in place, or made anew if it is gone.",
+            ),
+            "power": Option(
+                Value(Choice("running", "stopped")),
+                "Whether the VM runs afterwards. Where not given, a VM that is restored in place is as it was before, and "
+                "one that is made is stopped, since what its guest was told within it may still be in use.",
+            ),
+        }
+        super().__init__("vm_restore", own, ("allow_restart", "shutdown_timeout", "force_off"))
+
+    def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
+        owner = platform.owner("backup")
+        restore = getattr(owner, "restore", None)
+        if restore is None:
+            raise NotSupportedError([Problem("name", f"platform {platform.NAME} cannot restore backups")])
+        values = call.values
+        if "target" in values:
+            owner.look_in(values["target"])
+        operation = call.operation.complete(None)
+        with contextlib.nullcontext() if check else platform.lock():
+            if not check:
+                platform.recover()
+            result: Plain = restore(
+                (values["vm"], values["name"]),
+                values.get("new_name"),
+                values.get("power"),
+                operation,
+                check,
+                progress,
+            )
+        return result
+
+
 class HostModule(ModuleDefinition):
     """Converges a whole host, or gathers it."""
 
@@ -561,6 +677,8 @@ MODULES: Dict[str, ModuleDefinition] = {
         ObjectModule("vm", operation=VM_OPERATION),
         VmInfoModule(),
         SnapshotModule(),
+        BackupModule(),
+        RestoreModule(),
         GuardModule(),
         HardeningModule(),
     )

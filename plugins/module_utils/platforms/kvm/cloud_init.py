@@ -67,6 +67,18 @@ def new_instance(uuid: str) -> str:
     return f"{uuid}-{secrets.token_hex(4)}"
 
 
+def another_instance(files: Mapping[str, bytes], instance: str) -> Dict[str, bytes]:
+    """Return the meta-data of a seed that was made by us with another instance id.
+
+    files: the seed's files. A seed of another form is left as it is.
+    """
+    try:
+        meta = json.loads(files.get("meta-data", b""))
+    except ValueError:
+        return {}
+    return {"meta-data": _json({**meta, "instance-id": instance})} if isinstance(meta, dict) else {}
+
+
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode("ascii")
 

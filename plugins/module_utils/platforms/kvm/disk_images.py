@@ -170,6 +170,15 @@ def inspect(path: str, format: str) -> Inspection:
     return Inspection(str(info.get("format")), int(info["virtual-size"]), int(info.get("actual-size") or 0))
 
 
+def measure(path: str) -> int:
+    """Return how many bytes a copy of the disk in a qcow2 image, with all that it builds on, takes at most.
+
+    It may be in use. Raises ImageError with what qemu-img says.
+    """
+    command = ["qemu-img", "measure", "--output=json", "-U", "-f", "qcow2", "-O", "qcow2", "--", path]
+    return int(_run_json(command)["required"])
+
+
 def ova_disk(path: str) -> tarfile.TarInfo:
     """Return the member of an OVA (DSP0243, an archive with one OVF descriptor) that is its disk.
 
@@ -253,7 +262,7 @@ def convert(source: str, format: str, target: str, preallocate: bool = False, fo
     Raises ImageError with what qemu-img says.
     """
     options = ["-o", "preallocation=falloc"] if preallocate else []
-    _run(
+    run_tool(
         ["qemu-img", "convert", "-W", "-f", DRIVERS[format], "-O", "qcow2", *options, "--", source, target],
         limited=foreign,
     )
@@ -283,7 +292,7 @@ def create(target: str, size: Optional[int], backing: Optional[str] = None, prea
     command += ["--", target]
     if size is not None:
         command.append(str(size))
-    _run(command)
+    run_tool(command)
 
 
 def copy(source: str, target: str) -> None:
@@ -330,7 +339,7 @@ def grow(path: str, size: int, preallocate: bool = False) -> None:
     Raises ImageError with what qemu-img says.
     """
     options = ["--preallocation=falloc"] if preallocate else []
-    _run(["qemu-img", "resize", "-q", "-f", "qcow2", *options, "--", path, str(size)])
+    run_tool(["qemu-img", "resize", "-q", "-f", "qcow2", *options, "--", path, str(size)])
 
 
 def settle(path: str, directory: bool = True) -> None:
@@ -419,7 +428,12 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _run(command: Sequence[str], limited: bool = False, seconds: int = COMMAND_SECONDS) -> str:
+def run_tool(command: Sequence[str], limited: bool = False, seconds: int = COMMAND_SECONDS) -> str:
+    """Run one of QEMU's tools and return what it writes.
+
+    limited: whether its memory and processor time are bounded, for images from elsewhere.
+    Raises ImageError with what it says where it fails.
+    """
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
     try:
         result = subprocess.run(
@@ -445,7 +459,7 @@ def _run(command: Sequence[str], limited: bool = False, seconds: int = COMMAND_S
 
 
 def _run_json(command: Sequence[str]) -> Dict[str, Any]:
-    output = _run(command, limited=True, seconds=PROBE_SECONDS)
+    output = run_tool(command, limited=True, seconds=PROBE_SECONDS)
     try:
         return dict(json.loads(output))
     except ValueError as error:

@@ -36,6 +36,7 @@ SPARE_PORTS = 6  # PCI Express ports kept free, so that disks and NICs can be ad
 PERIOD = 100_000  # microseconds in which the processor limit is counted
 KIB = 1024
 SEED_TARGET = "sda"
+SEED_ALIAS = "ua-SEED"
 HOT_PLUG_BUSES = frozenset({"virtio", "scsi"})
 BOOT_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
 LIMITS = {
@@ -245,6 +246,15 @@ def _metadata_element(vm: Vm) -> Element:
     return element
 
 
+def forget_addresses(domain: Element) -> None:
+    """Take away what the metadata of a domain says of its guest's addresses: it is going to be another VM."""
+    element = domain.find(f"metadata/{METADATA_TAG}")
+    if element is not None:
+        known = _known(domain)
+        known["nics"] = [{"name": name} for name in _order(known, "nics")]
+        element.text = json.dumps(known, sort_keys=True)
+
+
 def _port_count(vm: Vm) -> int:
     # Beside disks and NICs: USB, virtio-serial, balloon, rng, SCSI.
     return len(vm.disks or ()) + len(vm.nics or ()) + 5 + SPARE_PORTS
@@ -321,7 +331,7 @@ def _seed_element(path: str) -> Element:
     # A CD-ROM is left out of snapshots, and cloud kernels know virtio-scsi but no AHCI.
     _add(element, "target", dev=SEED_TARGET, bus="scsi")
     _add(element, "readonly")
-    _add(element, "alias", name="ua-SEED")
+    _add(element, "alias", name=SEED_ALIAS)
     return element
 
 

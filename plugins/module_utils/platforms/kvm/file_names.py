@@ -81,6 +81,8 @@ class Directories:
     nvram: where libvirt keeps the variables of UEFI guests.
     pools: what is known of storage pools beside what libvirt knows, and where those of servers are mounted.
     places: the storage pools by name.
+    tpms: where libvirt keeps the state of emulated TPMs, by the VMs' UUIDs.
+    backups: what is known of backups and their targets on this host.
     """
 
     templates: str = "/var/lib/bareforge/templates"
@@ -89,6 +91,8 @@ class Directories:
     nvram: str = "/var/lib/libvirt/qemu/nvram"
     pools: str = "/var/lib/bareforge/pools"
     places: Mapping[str, PoolPlace] = field(default_factory=dict, compare=False)
+    tpms: str = "/var/lib/libvirt/swtpm"
+    backups: str = "/var/lib/bareforge/backups"
 
     def template_image(self, name: str) -> str:
         """Return the path of a template's image."""

@@ -24,8 +24,8 @@ def host_facts(connection: Any, root: str = "/") -> Dict[str, Any]:
     return {
         "operating_system": release.get("PRETTY_NAME", ""),
         "kernel": platform.release(),
-        "libvirt_version": _version(connection.getLibVersion()),
-        "qemu_version": _version(connection.getVersion()),
+        "libvirt_version": version(connection.getLibVersion()),
+        "qemu_version": version(connection.getVersion()),
         "cpu": {
             "count": processors,
             "numa_nodes": nodes,
@@ -44,7 +44,7 @@ def host_facts(connection: Any, root: str = "/") -> Dict[str, Any]:
     }
 
 
-def _version(number: int) -> str:
+def version(number: int) -> str:
     # libvirt counts 1,000,000 x major + 1,000 x minor + release.
     return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
 

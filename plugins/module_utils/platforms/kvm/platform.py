@@ -10,6 +10,7 @@ from typing import Any, ContextManager, Dict
 
 from ...engine.platform import Guard, Platform
 from ...transports import libvirt
+from .backup import KvmBackups
 from .firewall import KvmFirewall
 from .guard import KvmGuard
 from .hardening import KvmHardening
@@ -35,6 +36,7 @@ class KvmPlatform(Platform):
         KvmTemplates,
         KvmVms,
         KvmSnapshots,
+        KvmBackups,
         KvmHardening,
         KvmInventory,
     )

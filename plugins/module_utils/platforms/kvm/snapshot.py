@@ -10,18 +10,18 @@ for, that is kept beside the snapshot, and to revert starts the guest from the d
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Collection, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
 from ...engine.change import Change
 from ...engine.platform import Context, Interface
 from ...errors import ApplyError, Problem, ReadError
-from ...model.compute import Snapshot, Vm
+from ...model.compute import Disk, Snapshot, Vm
 from ...model.document import Key, State
 from ...model.schema import ModelObject, Plain
 from ...model.types import show
 from ...transports import libvirt as session
-from . import domain_xml, domains
+from . import checkpoints, domain_xml, domains
 from .file_names import Directories, name_problem
 
 MARK_NAMESPACE = "https://bareforge.dev/xmlns/1/snapshot"
@@ -96,7 +96,7 @@ class KvmSnapshots(Interface):
                 if change.after is None:
                     self._remove(snapshot)
                 elif change.before is None:
-                    self._take(snapshot)
+                    self._take(snapshot, context)
                 else:
                     raise ApplyError(f"{snapshot.place.text}: {', '.join(change.fields)} cannot be changed")
             context.done(change)
@@ -107,8 +107,15 @@ class KvmSnapshots(Interface):
             raise ApplyError(f"there is no VM {show(vm)}")
         return domain
 
-    def _take(self, snapshot: Snapshot) -> None:
+    def _take(self, snapshot: Snapshot, context: Context) -> None:
         domain = self._domain(str(snapshot.vm))
+        # libvirt makes no internal snapshot of a VM with checkpoints, which a snapshot could not bring back either.
+        sources = [self.where.disk(str(snapshot.vm), str(disk.name)) for disk in self._disks(snapshot, context)]
+        if checkpoints.forget_all(domain, sources):
+            context.warn(
+                f"{snapshot.place.text}: what changes in VM {show(snapshot.vm)} is not noted any more, so the next backup "
+                "of it has to be a full one"
+            )
         root = ElementTree.Element("domainsnapshot")
         ElementTree.SubElement(root, "name").text = snapshot.name
         if snapshot.description:
@@ -119,6 +126,10 @@ class KvmSnapshots(Interface):
             domain.snapshotCreateXML(domain_xml.to_text(root), 0)
         finally:
             self._mark(domain, False)
+
+    def _disks(self, snapshot: Snapshot, context: Context) -> Tuple[Disk, ...]:
+        vm = context.find("vm", snapshot.vm)
+        return (vm.disks or ()) if isinstance(vm, Vm) else ()
 
     def _mark(self, domain: Any, without_memory: bool) -> None:
         libvirt = session.library()

@@ -137,10 +137,14 @@ def example_host(name, arguments):
             "virtual_switches": HOST["virtual_switches"][1:],
             "virtual_networks": [{"name": "lab", "switch": "br-lab"}],
         }
-    if name in ("vm", "port_acl", "vm_snapshot") and (arguments.get("name") != "web1" or "template" not in arguments):
+    if name in ("vm", "port_acl", "vm_snapshot", "vm_backup", "vm_restore") and (
+        arguments.get("name") != "web1" or "template" not in arguments
+    ):
         data["vms"] = [*HOST["vms"], {**HOST["vms"][0], "name": "web1"}]
     if name == "vm_snapshot" and arguments.get("state") in ("absent", "gathered", "reverted"):
         data["snapshots"] = [{"vm": "web1", "name": "before-upgrade"}]
+    if name in ("vm_backup", "vm_restore") and arguments.get("name") != "sunday":
+        data["backups"] = [{"vm": "web1", "name": "sunday", "target": "/srv/backup"}]
     if name == "vm" and "vms" in arguments:
         data["vms"] = []
     if name == "virtual_network":
@@ -156,6 +160,11 @@ def example_host(name, arguments):
     return MemoryHost.holding(data)
 
 
+def restored(key, new_name, power, operation, check, progress):
+    change = {"kind": "vm", "key": new_name or key[0], "action": "create", "fields": []}
+    return {"changed": True, "changes": [change], "before": {}, "after": {}, "planned": {}}
+
+
 class DescribingPlatform(MemoryPlatform):
     """The platform in memory with what only compute interfaces of real ones tell."""
 
@@ -169,6 +178,11 @@ class DescribingPlatform(MemoryPlatform):
             ]
         if kind == "snapshot":
             found.revert = lambda vm, name, check: None
+        if kind == "backup":
+            found.look_in = lambda target: None
+            found.expired = lambda coming, keep: ["sunday"]
+            found.describe = lambda vm: [{"vm": vm, "name": "sunday", "target": "/srv/backup"}]
+            found.restore = restored
         return found
 
 
@@ -196,7 +210,8 @@ def test_results_have_what_is_documented(name, arguments):
                 assert key in result
         for change in result.get("changes", ()):
             assert set(change) <= set(documented["changes"]["contains"])
-    if "changes" in results[0] and arguments.get("state") != "reverted":
+    # Going back is an act and no state.
+    if "changes" in results[0] and arguments.get("state") != "reverted" and name != "vm_restore":
         assert results[0]["changes"] == results[1]["changes"], "check mode tells what the real run does"
         assert results[2]["changed"] is False, "the second run changes nothing"
 
