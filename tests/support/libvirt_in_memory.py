@@ -92,6 +92,9 @@ class Domain:
     def setAutostart(self, value: bool) -> None:
         self._autostart = bool(value)
 
+    def autostart(self) -> bool:
+        return self._autostart
+
     def createWithFlags(self, flags: int) -> None:
         self.host.step(f"start {self._name}")
         self._state = PAUSED if flags else RUNNING

@@ -48,6 +48,10 @@ def files_of(host: RealHost, vm: str) -> list[str]:
     return sorted(set(shown) & {"one", "two", "three", "four", "five"})
 
 
+def names_of(host: RealHost) -> list[str]:
+    return [entry["name"] for entry in host.gather("backup")["backups"]]
+
+
 def partial_files(host: RealHost) -> list[str]:
     """Return whatever is in the target that is not whole, and what was noted of a run that has not ended."""
     found = host.run("sh", "-c", f"find {TARGET} /var/lib/bareforge/backups -name '.*' -o -name '*.job.json'")
@@ -106,183 +110,22 @@ def test_a_chain_of_three_is_restored_at_each_point(saved: RealHost) -> None:
     # One is enough to tell what changes from now on.
     assert len(checkpoints_of(saved, "saved")) == 1
 
-    for name, expected in (("first", ["one"]), ("second", ["two"]), ("third", ["three", "two"])):
+    points = {"first": ["one"], "second": ["two"], "third": ["three", "two"]}
+    for name in points:
+        planned = restore(saved, name, check=True, new_name=f"saved-{name}", power="running")
+        assert restore(saved, name, new_name=f"saved-{name}", power="running")["changes"] == planned["changes"]
+        assert restore(saved, name, new_name=f"saved-{name}", power="running")["changed"] is False
+    vms = {vm["name"]: vm for vm in saved.gather("vm")["vms"]}
+    for name, expected in points.items():
         copy = f"saved-{name}"
-        planned = restore(saved, name, check=True, new_name=copy, power="running")
-        assert restore(saved, name, new_name=copy, power="running")["changes"] == planned["changes"]
-        assert restore(saved, name, new_name=copy, power="running")["changed"] is False
         call(saved, "wait_for", copy, "lab: ready")
         assert files_of(saved, copy) == expected
         assert call(saved, "guest", copy, "head -c 6 /dev/vdb").startswith("second") is (name != "first")
-        (vm,) = [item for item in saved.gather("vm")["vms"] if item["name"] == copy]
-        (original,) = [item for item in saved.gather("vm")["vms"] if item["name"] == "saved"]
-        assert vm["nics"][0]["mac"] != original["nics"][0]["mac"]
-        assert [disk["size"] for disk in vm["disks"]] == [disk["size"] for disk in original["disks"]]
-        remove(saved, copy)
-        assert call(saved, "left_over", copy) == []
+        assert vms[copy]["nics"][0]["mac"] != vms["saved"]["nics"][0]["mac"]
+        assert [disk["size"] for disk in vms[copy]["disks"]] == [disk["size"] for disk in vms["saved"]["disks"]]
+    remove(saved, *(f"saved-{name}" for name in points))
+    assert [call(saved, "left_over", f"saved-{name}") for name in points] == [[], [], []]
     assert files_of(saved, "saved") == ["four", "three", "two"]
-
-
-def test_what_changed_while_it_was_off_and_while_it_ran_is_in_one_chain(saved: RealHost) -> None:
-    backup(saved, "off-1")
-    write(saved, "five")
-    saved.apply({"vms": [{"name": "saved", "power": "stopped"}]}, operation={"shutdown_timeout": 300}, timeout=900)
-    backup(saved, "off-2", mode="incremental")
-    assert len(checkpoints_of(saved, "saved")) == 1
-    saved.apply({"vms": [{"name": "saved", "power": "running"}]}, timeout=900)
-    call(saved, "wait_for", "saved", "lab: ready saved")
-    call(saved, "guest", "saved", "rm /disk/two; sync")
-    backup(saved, "off-3", mode="incremental")
-    restore(saved, "off-3", new_name="saved-off", power="running")
-    call(saved, "wait_for", "saved-off", "lab: ready")
-    assert files_of(saved, "saved-off") == files_of(saved, "saved") == ["five", "four", "three"]
-    remove(saved, "saved-off")
-
-
-def test_in_place_the_running_vm_is_taken_back(saved: RealHost) -> None:
-    with pytest.raises(OnHostError, match="VM 'saved' is running; allowed with allow_restart: true"):
-        restore(saved, "second")
-    (before,) = saved.gather("vm")["vms"]
-    assert restore(saved, "second", allow_restart=True)["changes"][0]["action"] == "restore"
-    call(saved, "wait_for", "saved", "lab: ready saved")
-    assert files_of(saved, "saved") == ["two"]
-    assert saved.gather("vm")["vms"] == [before]
-    assert saved.run("sh", "-c", "ls -A /var/lib/libvirt/images/bareforge/saved").split() == [
-        "data.qcow2",
-        "root.qcow2",
-        "seed.iso",
-    ]
-    with pytest.raises(OnHostError, match="was not noted: libvirt has no checkpoint of it; allowed is mode: full"):
-        backup(saved, "next", mode="incremental")
-    backup(saved, "next", keep=1)
-    assert [entry["name"] for entry in saved.gather("backup")["backups"]] == ["next"]
-
-
-def test_a_damaged_file_is_named_before_anything_is_touched(saved: RealHost) -> None:
-    path = f"{TARGET}/saved/next/root.qcow2"
-    damage = "printf x | dd of=%s bs=1 seek=%s conv=notrunc 2>&1"
-    saved.run("sh", "-c", f"cp --preserve=all {path} /tmp/kept.qcow2; {damage % (path, 1000000)}")
-    with pytest.raises(OnHostError, match=f"cannot be restored: {path} has changed: its SHA-256 is"):
-        restore(saved, "next", allow_restart=True)
-    assert saved.run("virsh", "domstate", "saved") == "running"
-    saved.run("mv", "/tmp/kept.qcow2", path)
-
-
-def killed_while_it_copies(arguments: Any, where: str) -> Any:
-    """Make a backup in a child that is killed at a point, and return what was to be seen right after."""
-    import os
-    import signal
-
-    import libvirt
-
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import backup
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
-
-    child = os.fork()
-    if child == 0:
-
-        def die(*_arguments: Any) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        setattr(backup if where == "thaw" else backup._Making, where, die)
-        definition = MODULES["vm_backup"]
-        perform(definition, KvmPlatform(), definition.parse(arguments))
-        os._exit(0)
-    _pid, status = os.waitpid(child, 0)
-    domain = libvirt.open("qemu:///system").lookupByName("saved")
-    try:
-        job = domain.backupGetXMLDesc(0)
-    except libvirt.libvirtError:
-        job = ""
-    return {"signal": status & 0x7F, "job": job, "names": os.listdir(arguments["target"] + "/saved")}
-
-
-@pytest.mark.parametrize("where", ["_wait", "thaw", "_disk_file"])
-def test_a_run_that_was_killed_is_cleared_away_by_the_next(saved: RealHost, where: str) -> None:
-    if where == "_wait":
-        # Enough for QEMU to be copying still when the next run comes.
-        call(saved, "guest", "saved", "dd if=/dev/urandom of=/dev/vdb bs=1M count=120; sync")
-    before = checkpoints_of(saved, "saved")
-    arguments = {"vm": "saved", "name": "killed", "target": TARGET, "quiesce": where == "thaw"}
-    seen = saved.on_host(killed_while_it_copies, arguments=arguments, where=where, timeout=600)
-    assert seen["signal"] == 9
-    assert ".killed.partial" in seen["names"]
-    assert "killed" not in seen["names"]
-    if where == "_wait":
-        assert "vdb" in seen["job"]
-    # Any task will do.
-    saved.apply({"vms": [{"name": "saved"}]}, timeout=600)
-    assert partial_files(saved) == []
-    assert checkpoints_of(saved, "saved") == before
-    assert saved.run("virsh", "domjobinfo", "saved").split()[-1] == "None"
-    # The guest goes on, also where its file systems were frozen.
-    write(saved, "one")
-    assert "one" in files_of(saved, "saved")
-    assert [entry["name"] for entry in saved.gather("backup")["backups"]] == ["next"]
-
-
-def test_a_target_that_becomes_full_keeps_nothing_of_it(saved: RealHost) -> None:
-    full = "/srv/bareforge-full-test"
-    saved.run("sh", "-c", f"mkdir -p {full}; mount -t tmpfs -o size=60m,mode=0711 tmpfs {full}")
-    try:
-        before = checkpoints_of(saved, "saved")
-        with pytest.raises(OnHostError, match=f"MiB are needed in {full}, and there are 60 MiB left"):
-            backup(saved, "too-large", target=full)
-        with pytest.raises(OnHostError, match=f"{full} has become full: it has 60 MiB, of which .* MiB are left after"):
-            saved.on_host(unmeasured, arguments={"vm": "saved", "name": "too-large", "target": full}, timeout=600)
-        assert saved.run("sh", "-c", f"ls -A {full}") == ".bareforge-backups.json"
-        assert checkpoints_of(saved, "saved") == before
-        assert partial_files(saved) == []
-        assert saved.run("virsh", "domstate", "saved") == "running"
-        backup(saved, "still", mode="incremental")
-    finally:
-        saved.run("sh", "-c", f"umount {full}; rmdir {full}")
-    # What is not mounted is not begun anew.
-    saved.run("mkdir", full)
-    with pytest.raises(OnHostError, match="held a catalogue of backups that is not there now"):
-        backup(saved, "again", target=full)
-    saved.run("rmdir", full)
-
-
-def unmeasured(arguments: Any) -> Any:
-    """Make a backup whose size is not known before."""
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import disk_images
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
-
-    disk_images.measure = lambda _path: 0
-    definition = MODULES["vm_backup"]
-    return perform(definition, KvmPlatform(), definition.parse(arguments))
-
-
-def with_another_run(arguments: Any) -> Any:
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.host_lock import host_lock
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
-
-    definition = MODULES["vm_backup"]
-    with host_lock():
-        return perform(definition, KvmPlatform({"lock_timeout": 1}), definition.parse(arguments))
-
-
-def test_two_backups_at_once_are_refused(saved: RealHost) -> None:
-    arguments = {"vm": "saved", "name": "second-run", "target": TARGET}
-    with pytest.raises(OnHostError, match=r"another run, process [0-9]+ on the host, has held"):
-        saved.on_host(with_another_run, arguments=arguments)
-    # One of somebody else's, in pull mode, which lasts until it is ended.
-    xml = "<domainbackup mode='pull'><server transport='unix' socket='/run/bareforge-test.sock'/></domainbackup>"
-    saved.run("sh", "-c", f'echo "{xml}" > /tmp/pull.xml; virsh backup-begin saved /tmp/pull.xml')
-    try:
-        with pytest.raises(OnHostError, match=r"backup\['saved/second-run'\]: .*(job|backup)"):
-            backup(saved, "second-run")
-        assert partial_files(saved) == []
-        assert "pull" in saved.run("virsh", "backup-dumpxml", "saved")
-    finally:
-        saved.run("virsh", "domjobabort", "saved")
 
 
 def frozen(arguments: Any) -> Any:
@@ -322,6 +165,170 @@ def test_the_guest_is_frozen_when_the_copying_begins(saved: RealHost) -> None:
     (told,) = [entry for entry in saved.gather("backup")["backups"] if entry["name"] == "frozen"]
     assert told["quiesce"] is True
     write(saved, "two")
+
+
+def killed_while_it_copies(arguments: Any, where: str) -> Any:
+    """Make a backup in a child that is killed at a point, and return what was to be seen right after."""
+    import os
+    import signal
+
+    import libvirt
+
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import backup
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
+
+    child = os.fork()
+    if child == 0:
+
+        def die(*_arguments: Any) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(backup if where == "thaw" else backup._Making, where, die)
+        definition = MODULES["vm_backup"]
+        perform(definition, KvmPlatform(), definition.parse(arguments))
+        os._exit(0)
+    _pid, status = os.waitpid(child, 0)
+    domain = libvirt.open("qemu:///system").lookupByName("saved")
+    try:
+        job = domain.backupGetXMLDesc(0)
+    except libvirt.libvirtError:
+        job = ""
+    return {"signal": status & 0x7F, "job": job, "names": os.listdir(arguments["target"] + "/saved")}
+
+
+@pytest.mark.parametrize("where", ["_wait", "thaw", "_disk_file"])
+def test_a_run_that_was_killed_is_cleared_away_by_the_next(saved: RealHost, where: str) -> None:
+    if where == "_wait":
+        # Enough for QEMU to be copying still when the next run comes.
+        call(saved, "guest", "saved", "dd if=/dev/urandom of=/dev/vdb bs=1M count=120; sync")
+    before, names = checkpoints_of(saved, "saved"), names_of(saved)
+    arguments = {"vm": "saved", "name": "killed", "target": TARGET, "quiesce": where == "thaw"}
+    seen = saved.on_host(killed_while_it_copies, arguments=arguments, where=where, timeout=600)
+    assert seen["signal"] == 9
+    assert ".killed.partial" in seen["names"]
+    assert "killed" not in seen["names"]
+    if where == "_wait":
+        assert "vdb" in seen["job"]
+    # Any task will do.
+    saved.apply({"vms": [{"name": "saved"}]}, timeout=600)
+    assert partial_files(saved) == []
+    assert checkpoints_of(saved, "saved") == before
+    assert saved.run("virsh", "domjobinfo", "saved").split()[-1] == "None"
+    # The guest goes on, also where its file systems were frozen.
+    write(saved, "one")
+    assert "one" in files_of(saved, "saved")
+    assert names_of(saved) == names
+
+
+def unmeasured(arguments: Any) -> Any:
+    """Make a backup whose size is not known before."""
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import disk_images
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
+
+    disk_images.measure = lambda _path: 0
+    definition = MODULES["vm_backup"]
+    return perform(definition, KvmPlatform(), definition.parse(arguments))
+
+
+def test_a_target_that_becomes_full_keeps_nothing_of_it(saved: RealHost) -> None:
+    full = "/srv/bareforge-full-test"
+    saved.run("sh", "-c", f"mkdir -p {full}; mount -t tmpfs -o size=60m,mode=0711 tmpfs {full}")
+    try:
+        before = checkpoints_of(saved, "saved")
+        with pytest.raises(OnHostError, match=f"MiB are needed in {full}, and there are 60 MiB left"):
+            backup(saved, "too-large", target=full)
+        with pytest.raises(OnHostError, match=f"{full} has become full: it has 60 MiB, of which .* MiB are left after"):
+            saved.on_host(unmeasured, arguments={"vm": "saved", "name": "too-large", "target": full}, timeout=600)
+        assert saved.run("sh", "-c", f"ls -A {full}") == ".bareforge-backups.json"
+        assert checkpoints_of(saved, "saved") == before
+        assert partial_files(saved) == []
+        assert saved.run("virsh", "domstate", "saved") == "running"
+        backup(saved, "still", mode="incremental")
+    finally:
+        saved.run("sh", "-c", f"umount {full}; rmdir {full}")
+    # What is not mounted is not begun anew.
+    saved.run("mkdir", full)
+    with pytest.raises(OnHostError, match="held a catalogue of backups that is not there now"):
+        backup(saved, "again", target=full)
+    saved.run("rmdir", full)
+
+
+def with_another_run(arguments: Any) -> Any:
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.host_lock import host_lock
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
+
+    definition = MODULES["vm_backup"]
+    with host_lock():
+        return perform(definition, KvmPlatform({"lock_timeout": 1}), definition.parse(arguments))
+
+
+def test_two_backups_at_once_are_refused(saved: RealHost) -> None:
+    arguments = {"vm": "saved", "name": "second-run", "target": TARGET}
+    with pytest.raises(OnHostError, match=r"another run, process [0-9]+ on the host, has held"):
+        saved.on_host(with_another_run, arguments=arguments)
+    # One of somebody else's, in pull mode, which lasts until it is ended.
+    xml = "<domainbackup mode='pull'><server transport='unix' socket='/run/bareforge-test.sock'/></domainbackup>"
+    saved.run("sh", "-c", f'echo "{xml}" > /tmp/pull.xml; virsh backup-begin saved /tmp/pull.xml')
+    try:
+        with pytest.raises(OnHostError, match=r"backup\['saved/second-run'\]: .*(job|backup)"):
+            backup(saved, "second-run")
+        assert partial_files(saved) == []
+        assert "pull" in saved.run("virsh", "backup-dumpxml", "saved")
+    finally:
+        saved.run("virsh", "domjobabort", "saved")
+
+
+def test_in_place_the_running_vm_is_taken_back(saved: RealHost) -> None:
+    with pytest.raises(OnHostError, match="VM 'saved' is running; allowed with allow_restart: true"):
+        restore(saved, "second")
+    (before,) = saved.gather("vm")["vms"]
+    assert restore(saved, "second", allow_restart=True)["changes"][0]["action"] == "restore"
+    call(saved, "wait_for", "saved", "lab: ready saved")
+    assert files_of(saved, "saved") == ["two"]
+    assert saved.gather("vm")["vms"] == [before]
+    assert saved.run("sh", "-c", "ls -A /var/lib/libvirt/images/bareforge/saved").split() == [
+        "data.qcow2",
+        "root.qcow2",
+        "seed.iso",
+    ]
+    with pytest.raises(OnHostError, match="was not noted: libvirt has no checkpoint of it; allowed is mode: full"):
+        backup(saved, "next", mode="incremental")
+    backup(saved, "next", keep=1)
+    assert names_of(saved) == ["next"]
+
+
+def test_a_damaged_file_is_named_before_anything_is_touched(saved: RealHost) -> None:
+    path = f"{TARGET}/saved/next/root.qcow2"
+    damage = "printf x | dd of=%s bs=1 seek=%s conv=notrunc 2>&1"
+    saved.run("sh", "-c", f"cp --preserve=all {path} /tmp/kept.qcow2; {damage % (path, 1000000)}")
+    with pytest.raises(OnHostError, match=f"cannot be restored: {path} has changed: its SHA-256 is"):
+        restore(saved, "next", allow_restart=True)
+    assert saved.run("virsh", "domstate", "saved") == "running"
+    saved.run("mv", "/tmp/kept.qcow2", path)
+
+
+def test_what_changed_while_it_was_off_and_while_it_ran_is_in_one_chain(saved: RealHost) -> None:
+    backup(saved, "off-1")
+    write(saved, "five")
+    saved.apply({"vms": [{"name": "saved", "power": "stopped"}]}, operation={"shutdown_timeout": 300}, timeout=900)
+    backup(saved, "off-2", mode="incremental")
+    assert len(checkpoints_of(saved, "saved")) == 1
+    saved.apply({"vms": [{"name": "saved", "power": "running"}]}, timeout=900)
+    call(saved, "wait_for", "saved", "lab: ready saved")
+    call(saved, "guest", "saved", "rm /disk/three; sync")
+    backup(saved, "off-3", mode="incremental")
+    restore(saved, "off-3", new_name="saved-off", power="running")
+    call(saved, "wait_for", "saved-off", "lab: ready")
+    found = files_of(saved, "saved-off")
+    assert found == files_of(saved, "saved")
+    assert ("five" in found, "three" in found) == (True, False)
+    remove(saved, "saved-off")
 
 
 def impatient(arguments: Any) -> Any:
@@ -370,7 +377,9 @@ def ended_meanwhile(arguments: Any, how: str) -> Any:
 
 
 def test_a_vm_that_ends_meanwhile_is_told(saved: RealHost) -> None:
-    arguments = {"vm": "saved", "name": "ended", "target": TARGET}
+    write(saved, "one")
+    backup(saved, "last")
+    arguments, names = {"vm": "saved", "name": "ended", "target": TARGET}, names_of(saved)
     with pytest.raises(OnHostError, match="VM 'saved' has stopped while it was copied"):
         saved.on_host(ended_meanwhile, arguments=arguments, how="stopped", timeout=600)
     assert partial_files(saved) == []
@@ -378,17 +387,16 @@ def test_a_vm_that_ends_meanwhile_is_told(saved: RealHost) -> None:
     with pytest.raises(OnHostError, match="VM 'saved' was removed while it was copied"):
         saved.on_host(ended_meanwhile, arguments=arguments, how="removed", timeout=600)
     assert partial_files(saved) == []
-    names = [entry["name"] for entry in saved.gather("backup")["backups"]]
-    assert sorted(names) == ["frozen", "next", "still"]
+    assert names_of(saved) == names
 
 
 def test_a_vm_that_is_gone_is_made_anew_from_its_backup(saved: RealHost) -> None:
     saved.run("rm", "-rf", "/var/lib/libvirt/images/bareforge/saved", "/var/log/libvirt/bareforge/saved.log")
     # As on another host, which has the directory and knows nothing of it.
     saved.run("rm", "-rf", "/var/lib/bareforge/backups")
-    with pytest.raises(OnHostError, match="VM 'saved' has no backup 'frozen'; there are: none"):
-        restore(saved, "frozen")
-    result = restore(saved, "frozen", target=TARGET, power="running")
+    with pytest.raises(OnHostError, match="VM 'saved' has no backup 'last'; there are: none"):
+        restore(saved, "last")
+    result = restore(saved, "last", target=TARGET, power="running")
     assert result["changes"][0]["action"] == "create"
     call(saved, "wait_for", "saved", "lab: ready saved")
     assert files_of(saved, "saved") == ["one", "two"]

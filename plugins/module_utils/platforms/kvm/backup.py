@@ -57,6 +57,7 @@ ABORT_SECONDS = 60.0
 PATH_CHARACTERS = "/._+-"
 BACKUP_MODE = 0o600
 ALLOWED_FULL = "allowed is mode: full"
+BROKEN_NOTES = "Where what was noted of changes is broken, as after a crash of the host, say mode: full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -488,6 +489,7 @@ class _Making:
             host=socket.gethostname(),
             uuid=domain.UUIDString(),
             power=power,
+            autostart=bool(domain.autostart()),
             parent=parent.name if parent is not None else None,
             parent_id=parent.id if parent is not None else None,
             checkpoint=str(self.job["checkpoint"]) if marked else None,
@@ -503,11 +505,14 @@ class _Making:
 
     def _copy_stopped(self, domain: Any, sources: Sequence[Source], since: Mapping[str, str], marked: bool) -> None:
         mark = str(self.job["checkpoint"])
-        block_copy.copy_disks(
-            [block_copy.DiskCopy(source.path, self._path(source), since.get(source.name)) for source in sources],
-            mark if marked else None,
-            self._progress,
-        )
+        try:
+            block_copy.copy_disks(
+                [block_copy.DiskCopy(source.path, self._path(source), since.get(source.name)) for source in sources],
+                mark if marked else None,
+                self._progress,
+            )
+        except ImageError as error:
+            raise ApplyError(f"{self.place}: {error}", BROKEN_NOTES if since else None) from error
         if marked:
             checkpoints.tell(domain, mark, self._description(), [source.target for source in sources])
 
@@ -526,6 +531,11 @@ class _Making:
             self._freeze(domain)
         try:
             domain.backupBegin(xml, mark, 0)
+        except session.library().libvirtError as error:
+            if not since:
+                raise
+            reason = session.one_line(error.get_error_message() or str(error))
+            raise ApplyError(f"{self.place}: {reason}", BROKEN_NOTES) from error
         finally:
             if self.job["frozen"]:
                 thaw(domain)

@@ -67,7 +67,7 @@ class Entry:
     number: its place among the VM's backups in this target; the clock is not relied on.
     parent, parent_id: the backup that an incremental one builds on.
     checkpoint: libvirt's checkpoint that was made along with it, or None.
-    uuid, power: of the VM when the backup was made. created: in UTC, as ISO 8601.
+    uuid, power, autostart: of the VM when the backup was made. created: in UTC, as ISO 8601.
     """
 
     vm: str
@@ -80,6 +80,7 @@ class Entry:
     host: str
     uuid: str
     power: str
+    autostart: bool = False
     parent: Optional[str] = None
     parent_id: Optional[str] = None
     checkpoint: Optional[str] = None

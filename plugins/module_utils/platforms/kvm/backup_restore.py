@@ -188,7 +188,7 @@ class Restoring:
             raise ValidateError(problems)
         was = present.power if present is not None and order.new_name is None else None
         power = order.power or ("running" if was == "running" else "stopped")
-        autostart = bool(present.autostart) if present is not None else False
+        autostart = order.new_name is None and bool(present.autostart if present is not None else order.entry.autostart)
         vm = dataclasses.replace(vm, power=power, autostart=autostart)
         return Prepared(chain, xml, vm, present, power)
 
@@ -284,6 +284,8 @@ class Restoring:
                     _undefine(domain)
             shutil.rmtree(directory, ignore_errors=True)
             raise
+        if prepared.vm.autostart:
+            domain.setAutostart(True)
         if prepared.power == "running":
             domains.start(domain, order.name)
         os.unlink(mark)

@@ -239,12 +239,16 @@ def test_in_place_the_vm_is_as_it_was(bench: Bench) -> None:
 
 def test_a_vm_that_is_gone_is_made_anew(bench: Bench) -> None:
     bench.write(1)
+    bench.task("vm", name="web1", autostart=True)
     bench.backup("first")
     bench.task("vm", name="web1", state="absent")
     assert bench.names() == ["first"]
     (change,) = bench.restore("first")["changes"]
     assert change["action"] == "create"
     assert bench.holds(1)
+    assert bench.libvirt.domains["web1"].autostart()
+    bench.restore("first", new_name="copy")
+    assert not bench.libvirt.domains["copy"].autostart()
 
 
 @pytest.mark.parametrize("running", [True, False])
