@@ -10,7 +10,6 @@ from typing import Any, ContextManager, Dict
 
 from ...engine.platform import Guard, Platform
 from ...transports import libvirt
-from .backup import KvmBackups
 from .firewall import KvmFirewall
 from .guard import KvmGuard
 from .hardening import KvmHardening
@@ -36,7 +35,6 @@ class KvmPlatform(Platform):
         KvmTemplates,
         KvmVms,
         KvmSnapshots,
-        KvmBackups,
         KvmHardening,
         KvmInventory,
     )
