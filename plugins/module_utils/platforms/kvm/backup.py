@@ -95,14 +95,16 @@ class KvmBackups(Interface):
     def read(self, kinds: Collection[str], names: Mapping[str, Collection[str]]) -> State:
         wanted = set(names["backup"]) if "backup" in names else None
         found: Dict[Key, ModelObject] = {}
-        for target, entry in self.entries(wanted):
+        # Whoever asks for all of them, to remove a VM perhaps, is not kept from it by one that is damaged.
+        for target, entry in self.entries(wanted, skip_damaged=wanted is None):
             found[entry.vm, entry.name] = entry.to_backup(target.path)
         return {"backup": found}
 
-    def entries(self, vms: Optional[Collection[str]] = None) -> List[Tuple[Target, Entry]]:
+    def entries(self, vms: Optional[Collection[str]] = None, skip_damaged: bool = False) -> List[Tuple[Target, Entry]]:
         """Return the backups in all known targets, those of each VM and target from the oldest on.
 
         vms: the VMs whose backups are wanted; all where None.
+        skip_damaged: whether an entry that cannot be read, or that is in two targets, is left out.
         Raises ReadError, also where two targets hold a backup of the same VM and name.
         """
         found: Dict[Tuple[str, str], Tuple[Target, Entry]] = {}
@@ -112,9 +114,10 @@ class KvmBackups(Interface):
                 continue  # not mounted; `validate` refuses to begin another catalogue there
             there = target.vms()
             for vm in sorted(there if vms is None else set(vms) & set(there)):
-                for entry in target.entries(vm):
+                for entry in target.entries(vm, skip_damaged):
                     other = found.setdefault((entry.vm, entry.name), (target, entry))[0]
-                    if other is not target and path not in self._named and other.path not in self._named:
+                    named = path in self._named or other.path in self._named
+                    if other is not target and not named and not skip_damaged:
                         raise ReadError(
                             f"backup {show(entry.name)} of VM {show(vm)} is in {other.path} and in {path}",
                             "Name the one that is meant as target, or move the other away",

@@ -185,26 +185,40 @@ class Target:
         """Return the VMs that there are backups of. Raises ReadError."""
         return [name for name in _folders(self.path) if not name.startswith(".") and name != "lost+found"]
 
-    def entries(self, vm: str) -> List[Entry]:
-        """Return a VM's backups, the oldest first. Raises ReadError that names a file that is damaged."""
+    def entries(self, vm: str, skip_damaged: bool = False) -> List[Entry]:
+        """Return a VM's backups, the oldest first.
+
+        skip_damaged: whether an entry that cannot be read is left out.
+        Raises ReadError that names a file which is damaged.
+        """
         found: List[Entry] = []
         for name in _folders(self.vm(vm)):
             if name.startswith("."):
                 continue
-            path = os.path.join(self.folder(vm, name), ENTRY)
-            data = read_json(path)
-            if data is None:
-                if os.path.isdir(self.folder(vm, name)):
-                    raise ReadError(f"{path} is missing", "Restore the file, or remove its directory")
-                continue  # removed meanwhile
-            entry = Entry.from_data(data, path)
-            if (entry.vm, entry.name) != (vm, name):
-                raise ReadError(
-                    f"{path} describes backup {show(entry.name)} of VM {show(entry.vm)}",
-                    "Move the directory to where it belongs",
-                )
-            found.append(entry)
+            try:
+                entry = self._entry(vm, name)
+            except ReadError:
+                if not skip_damaged:
+                    raise
+                continue
+            if entry is not None:
+                found.append(entry)
         return sorted(found, key=lambda entry: (entry.number, entry.name))
+
+    def _entry(self, vm: str, name: str) -> Optional[Entry]:
+        path = os.path.join(self.folder(vm, name), ENTRY)
+        data = read_json(path)
+        if data is None:
+            if os.path.isdir(self.folder(vm, name)):
+                raise ReadError(f"{path} is missing", "Restore the file, or remove its directory")
+            return None  # removed meanwhile
+        entry = Entry.from_data(data, path)
+        if (entry.vm, entry.name) != (vm, name):
+            raise ReadError(
+                f"{path} describes backup {show(entry.name)} of VM {show(entry.vm)}",
+                "Move the directory to where it belongs",
+            )
+        return entry
 
     def finish(self, entry: Entry) -> None:
         """Give a backup whose files lie in its partial directory its own name, once all is on the disk. Raises OSError."""

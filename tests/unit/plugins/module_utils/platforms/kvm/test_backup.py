@@ -348,6 +348,17 @@ def test_backups_of_one_name_in_two_targets_have_to_be_told_apart(bench: Bench, 
     assert bench.task("vm_backup", target=other, state="gathered")["backups"][0]["target"] == other
 
 
+def test_an_entry_that_is_damaged_keeps_nobody_from_removing_the_vm(bench: Bench) -> None:
+    bench.backup("first")
+    path = Path(Target(bench.target).folder("web1", "first")) / "backup.json"
+    path.write_text("{", "utf-8")
+    with pytest.raises(ReadError, match=f"{path} holds no JSON"):
+        bench.names()
+    with pytest.raises(ReadError, match=f"{path} holds no JSON"):
+        bench.backup("second")
+    assert bench.task("vm", name="web1", state="absent")["changed"] is True
+
+
 def test_a_parent_cannot_go(bench: Bench) -> None:
     bench.backup("first")
     bench.backup("second", mode="incremental")
