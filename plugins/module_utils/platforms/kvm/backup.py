@@ -208,6 +208,13 @@ class KvmBackups(Interface):
                 place.field("vm").text,
                 f"VM {show(vm.name)} has the disk {show(name)}, which is no qcow2 file and would be left out",
             )
+        for source in sources:
+            if source.path != self.where.disk(str(vm.name), source.name):
+                yield Problem(
+                    place.field("vm").text,
+                    f"disk {show(source.name)} of VM {show(vm.name)} lies in {source.path}; allowed are disks outside of "
+                    "storage pools",
+                )
         if backup.quiesce:
             present = context.before.get("vm", {}).get((vm.name,))
             power = present.power if isinstance(present, Vm) else None

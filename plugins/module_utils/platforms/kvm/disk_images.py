@@ -273,7 +273,7 @@ def write_raw(source: str, device: str) -> None:
 
     The device is at least as large; what the image does not hold is written as zeros. Raises ImageError.
     """
-    _run(["qemu-img", "convert", "-n", "-W", "-f", "qcow2", "-O", "raw", "--", source, device])
+    run_tool(["qemu-img", "convert", "-n", "-W", "-f", "qcow2", "-O", "raw", "--", source, device])
 
 
 def create(target: str, size: Optional[int], backing: Optional[str] = None, preallocate: bool = False) -> None:

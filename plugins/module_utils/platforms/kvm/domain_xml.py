@@ -250,7 +250,7 @@ def forget_addresses(domain: Element) -> None:
     """Take away what the metadata of a domain says of its guest's addresses: it is going to be another VM."""
     element = domain.find(f"metadata/{METADATA_TAG}")
     if element is not None:
-        known = _known(domain)
+        known = known_of(domain)
         known["nics"] = [{"name": name} for name in _order(known, "nics")]
         element.text = json.dumps(known, sort_keys=True)
 

@@ -10,13 +10,13 @@ for, that is kept beside the snapshot, and to revert starts the guest from the d
 
 from __future__ import annotations
 
-from typing import Any, Collection, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterable, Iterator, Mapping, Optional, Sequence
 from xml.etree import ElementTree
 
 from ...engine.change import Change
 from ...engine.platform import Context, Interface
 from ...errors import ApplyError, Problem, ReadError
-from ...model.compute import Disk, Snapshot, Vm
+from ...model.compute import Snapshot, Vm
 from ...model.document import Key, State
 from ...model.schema import ModelObject, Plain
 from ...model.types import show
@@ -110,7 +110,7 @@ class KvmSnapshots(Interface):
     def _take(self, snapshot: Snapshot, context: Context) -> None:
         domain = self._domain(str(snapshot.vm))
         # libvirt makes no internal snapshot of a VM with checkpoints, which a snapshot could not bring back either.
-        sources = [self.where.disk(str(snapshot.vm), str(disk.name)) for disk in self._disks(snapshot, context)]
+        sources = list(domain_xml.disk_paths(domain.XMLDesc(0)).values())
         if checkpoints.forget_all(domain, sources):
             context.warn(
                 f"{snapshot.place.text}: what changes in VM {show(snapshot.vm)} is not noted any more, so the next backup "
@@ -126,10 +126,6 @@ class KvmSnapshots(Interface):
             domain.snapshotCreateXML(domain_xml.to_text(root), 0)
         finally:
             self._mark(domain, False)
-
-    def _disks(self, snapshot: Snapshot, context: Context) -> Tuple[Disk, ...]:
-        vm = context.find("vm", snapshot.vm)
-        return (vm.disks or ()) if isinstance(vm, Vm) else ()
 
     def _mark(self, domain: Any, without_memory: bool) -> None:
         libvirt = session.library()
