@@ -67,7 +67,9 @@ class Playbooks:
             start_new_session=True,
         )
 
-    def play(self, *tasks: Any, arguments: Sequence[str] = (), timeout: float = 600) -> list[tuple[str, dict[str, Any]]]:
+    def play(
+        self, *tasks: Any, arguments: Sequence[str] = (), timeout: float = 600
+    ) -> list[tuple[str, dict[str, Any]]]:
         """Run a play and return (status, result) of each task that came to an end."""
         running = self.start(*tasks, arguments=arguments)
         self.output = running.communicate(timeout=timeout)[0]

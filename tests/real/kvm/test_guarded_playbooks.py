@@ -70,7 +70,11 @@ def playbooks(host: RealHost, tmp_path: Path) -> Iterator[Playbooks]:
 
 def hardening(playbooks: Playbooks, **arguments: Any) -> dict[str, Any]:
     return task(
-        "hardening", profile=str(playbooks.folder / "refusing.yml"), mode="enforce", guard={"timeout": SECONDS}, **arguments
+        "hardening",
+        profile=str(playbooks.folder / "refusing.yml"),
+        mode="enforce",
+        guard={"timeout": SECONDS},
+        **arguments,
     )
 
 
@@ -88,7 +92,9 @@ def test_an_ssh_server_that_refuses_the_user_is_undone_by_the_host(host: RealHos
     before = host.run("sh", "-c", f"sshd -T; ls {SSHD_FOLDER}")
     ((status, result),) = playbooks.play(hardening(playbooks))
     assert (status, result["phase"]) == ("failed", "guard"), playbooks.output
-    assert result["msg"].startswith(f"{host.name}: rule x11-off, rule keys-refused: after the change the host could not be")
+    assert result["msg"].startswith(
+        f"{host.name}: rule x11-off, rule keys-refused: after the change the host could not be"
+    )
     assert "Permission denied" in result["msg"]
     assert "the host undid the change and answers again" in result["msg"]
     assert "\n" not in result["msg"].strip()

@@ -9,7 +9,9 @@ import csv
 import io
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.hardening.evaluation import STATUSES, score
@@ -24,6 +26,7 @@ from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.hardening_rep
 )
 
 HOSTILE = "</code><script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}"
+DATA = Path(__file__).parents[2] / "data"
 MOMENT = "2026-11-25T03:04:05+00:00"
 
 
@@ -176,6 +179,16 @@ def test_sarif_has_what_the_standard_requires():
     suppressed = [result["ruleId"] for result in run["results"] if result.get("suppressions")]
     assert suppressed == ["e"]
     assert run["invocations"][0]["endTimeUtc"] == "2026-11-25T03:04:05Z"
+
+
+@pytest.mark.parametrize("whole", [every_status(), report(rule("a", "fail", title=HOSTILE, found=HOSTILE), host=HOSTILE)])
+def test_sarif_follows_the_schema_of_the_standard(whole):
+    schema = json.loads((DATA / "schemas" / "sarif-2.1.0.json").read_text(encoding="utf-8"))
+    checker = jsonschema.Draft4Validator(schema, format_checker=jsonschema.Draft4Validator.FORMAT_CHECKER)
+    log = json.loads(render_sarif(whole))
+    assert [f"{error.json_path}: {error.message}" for error in checker.iter_errors(log)] == []
+    log["runs"][0]["results"][0]["kind"] = "sad"
+    assert len(list(checker.iter_errors(log))) == 1, "the schema finds what is wrong"
 
 
 def test_the_next_report_compares_with_the_one_before(tmp_path):
