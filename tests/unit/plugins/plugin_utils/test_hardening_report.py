@@ -181,7 +181,9 @@ def test_sarif_has_what_the_standard_requires():
     assert run["invocations"][0]["endTimeUtc"] == "2026-11-25T03:04:05Z"
 
 
-@pytest.mark.parametrize("whole", [every_status(), report(rule("a", "fail", title=HOSTILE, found=HOSTILE), host=HOSTILE)])
+@pytest.mark.parametrize(
+    "whole", [every_status(), report(rule("a", "fail", title=HOSTILE, found=HOSTILE), host=HOSTILE)]
+)
 def test_sarif_follows_the_schema_of_the_standard(whole):
     schema = json.loads((DATA / "schemas" / "sarif-2.1.0.json").read_text(encoding="utf-8"))
     checker = jsonschema.Draft4Validator(schema, format_checker=jsonschema.Draft4Validator.FORMAT_CHECKER)
