@@ -118,7 +118,7 @@ def mutate(data: Any, source: random.Random) -> None:
     """Change one to four things in plain data."""
     for _change in range(source.randint(1, 4)):
         holder = source.choice(containers_in(data))
-        junk = copy.deepcopy(source.choice(JUNK)) if source.random() < 0.9 else deep(source.randint(1, 2000))
+        junk = copy.deepcopy(source.choice(JUNK)) if source.random() < 0.9 else deep(source.randint(1, 300))
         if isinstance(holder, dict):
             key = source.choice([*list(holder), "name", "state", "x", "", "\u202e", 5, None])
             if source.random() < 0.15:
