@@ -403,9 +403,10 @@ class Report(NamedTuple):
     problems: List[str]
 
 
-def every_fault(subject: Subject, faults: Optional[Sequence[str]] = None) -> Report:
+def every_fault(subject: Subject, faults: Optional[Sequence[str]] = None, in_turn: bool = False) -> Report:
     """Strike with every fault at every request of a job, each time on a fresh host.
 
+    in_turn: whether each request is struck by one fault only, the next request by the next one; for hosts that are slow.
     After each: the run has ended by one of our errors, in one line, or was killed; the next run, undisturbed, brings the host to
     where an undisturbed one brings it, with nothing left over; the one after that changes nothing.
     """
@@ -415,17 +416,19 @@ def every_fault(subject: Subject, faults: Optional[Sequence[str]] = None) -> Rep
         raise AssertionError(f"the undisturbed job ended otherwise: {whole}")
     wanted = subject.state()
     report = Report(whole.requests, 0, {}, [])
-    strikes = 0
-    for fault in faults or subject.FAULTS:
-        for number in range(1, whole.requests + 1):
-            strikes += 1
-            subject.fresh()
-            outcome = run_through(subject, fault, number)
-            counts = report.ends.setdefault(fault, {})
-            counts[outcome.end] = counts.get(outcome.end, 0) + 1
-            place = f"{fault} at request {number}"
-            report.problems.extend(f"{place}: {text}" for text in _problems(subject, fault, outcome, wanted))
-    return report._replace(strikes=strikes)
+    chosen = list(faults or subject.FAULTS)
+    numbers = range(1, whole.requests + 1)
+    points = [(fault, number) for fault in chosen for number in numbers]
+    if in_turn:
+        points = [(chosen[number % len(chosen)], number) for number in numbers]
+    for fault, number in points:
+        subject.fresh()
+        outcome = run_through(subject, fault, number)
+        counts = report.ends.setdefault(fault, {})
+        counts[outcome.end] = counts.get(outcome.end, 0) + 1
+        place = f"{fault} at request {number}"
+        report.problems.extend(f"{place}: {text}" for text in _problems(subject, fault, outcome, wanted))
+    return report._replace(strikes=len(points))
 
 
 def _problems(subject: Subject, fault: str, outcome: Outcome, wanted: Any) -> Iterator[str]:
