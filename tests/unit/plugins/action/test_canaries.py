@@ -239,7 +239,9 @@ def test_secrets_leave_no_trace_in_a_run(runner, canaries):
     # They did travel: what is right has reached the host.
     stored = (runner.hosts / "h1").read_bytes()
     arrived = {place for word, place in canaries.places.items() if word.encode() in stored}
-    assert {"host.document.users.password", "host.document.storage_pools.source.password"} <= arrived
+    # By the module of the kind or by `host`, whichever made the object.
+    assert any(place.endswith("source.password") for place in arrived)
+    assert any("user" in place and place.endswith("password") for place in arrived)
     failures = [result["msg"] for status, result in results[-3:] if status == "failed"]
     assert failures == []
 
