@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Collection, ContextManager, Mapping, Sequence, Tuple, Type
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.change import Change
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Context, Platform, State
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Context, Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import (
     ApplyError,
     AuthenticateError,
@@ -22,6 +22,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import
     ConnectError,
     ReadError,
 )
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import State
 
 from .memory_platform import MemoryHost, MemoryInterface, MemoryPlatform
 
