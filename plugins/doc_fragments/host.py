@@ -101,6 +101,12 @@ options:
         the contents stay.
       - The default is V(false).
     type: bool
+  delete_home:
+    description:
+      - Whether the home folder of a user that is removed goes with it, and what else is known to be the
+        user's, such as mail.
+      - The default is V(false).
+    type: bool
   wait_for:
     description:
       - What has to be seen of the running VMs of this task before it is done.

@@ -25,6 +25,8 @@ extends_documentation_fragment:
   - bareforge.hypervisor.host
   - bareforge.hypervisor.platform
 seealso:
+  - module: bareforge.hypervisor.system
+    description: The fields of the section C(system).
   - module: bareforge.hypervisor.virtual_switch
     description: The fields of the section C(virtual_switches).
   - module: bareforge.hypervisor.virtual_network
@@ -35,6 +37,12 @@ seealso:
     description: The fields of the section C(firewall).
   - module: bareforge.hypervisor.firewall_rule
     description: The fields of the section C(firewall_rules).
+  - module: bareforge.hypervisor.user
+    description: The fields of the section C(users).
+  - module: bareforge.hypervisor.role
+    description: The fields of the section C(roles).
+  - module: bareforge.hypervisor.permission
+    description: The fields of the section C(permissions).
   - module: bareforge.hypervisor.template
     description: The fields of the section C(templates).
   - module: bareforge.hypervisor.vm

@@ -88,6 +88,8 @@ class MemoryPeer(Peer):
             "uplink2": "eth2",
             "image_url": "https://example.org/tiny.qcow2",
             "image_checksum": f"sha256:{'0' * 64}",
+            "privilege1": "vm.start",
+            "privilege2": "vm.stop",
         }
 
     def step(self, document: Any, exact: Any, operation: Any, kinds: Any) -> Any:
@@ -135,6 +137,8 @@ class KvmPeer(Peer):
             "uplink2": "uplink1",
             "image_url": image["url"],
             "image_checksum": image["checksum"],
+            "privilege1": "org.libvirt.api.domain.start",
+            "privilege2": "org.libvirt.api.domain.stop",
         }
 
     def step(self, document: Any, exact: Any, operation: Any, kinds: Any) -> Any:

@@ -659,6 +659,7 @@ class HardeningModule(ModuleDefinition):
 
 
 NETWORK_OPERATION = ("guard",)
+USER_OPERATION = ("delete_home", "guard")
 VM_OPERATION = ("allow_restart", "shutdown_timeout", "force_off", "delete_disks", "wait_for")
 
 MODULES: Dict[str, ModuleDefinition] = {
@@ -666,6 +667,7 @@ MODULES: Dict[str, ModuleDefinition] = {
     for definition in (
         HostModule(),
         HostInfoModule(),
+        ObjectModule("system"),
         ObjectModule("virtual_switch", operation=NETWORK_OPERATION),
         ObjectModule("virtual_network", operation=NETWORK_OPERATION),
         ObjectModule("host_interface", operation=NETWORK_OPERATION),
@@ -673,6 +675,9 @@ MODULES: Dict[str, ModuleDefinition] = {
         ObjectModule("firewall_rule", operation=NETWORK_OPERATION),
         ObjectModule("port_acl"),
         ObjectModule("storage_pool", operation=("delete_contents",)),
+        ObjectModule("user", operation=USER_OPERATION),
+        ObjectModule("role"),
+        ObjectModule("permission"),
         ObjectModule("template"),
         ObjectModule("vm", operation=VM_OPERATION),
         VmInfoModule(),

@@ -66,7 +66,7 @@ class Change:
 
 
 def difference(before: Optional[ModelObject], after: Optional[ModelObject]) -> Tuple[str, ...]:
-    """Return the paths of the fields in which two objects of one kind differ, without secrets.
+    """Return the paths of the fields in which two objects of one kind differ, without secrets that are not compared.
 
     before, after: complete objects; None stands for one that is not there, and differs in every field that was said.
     A field that is settled when the object is made is left out where the present object does not tell it.
@@ -82,10 +82,12 @@ def _differences(before: Any, after: Any, path: Path, fixed: bool) -> Iterator[D
     if item is None:
         return
     for name, entry in item.options().items():
-        if entry.secret or entry.key:
+        if entry.key:
             continue
         old = getattr(before, name) if before is not None else None
         new = getattr(after, name) if after is not None else None
+        if entry.secret and not (entry.compared and old is not None and new is not None):
+            continue
         settled = fixed or entry.create_only
         if old is new or (settled and before is not None and old is None):
             continue
@@ -118,7 +120,7 @@ def _is_keyed(value: Any) -> bool:
 
 
 def not_taken(before: Optional[ModelObject], wanted: ModelObject, shown: ModelObject) -> List[Difference]:
-    """Return (path, wanted, shown) of the fields that a host does not show as they were asked, without secrets.
+    """Return (path, wanted, shown) of the fields that a host does not show as they were asked, without the secrets' values.
 
     before: the object before the change, or None where it was made.
     What was left open (a MAC address, a size) is the host's to choose; what was there before and was taken away is not.
@@ -131,7 +133,11 @@ def _not_taken(before: Any, wanted: Any, shown: Any, path: Path, fixed: bool) ->
         new, present = getattr(wanted, name), getattr(shown, name)
         old = getattr(before, name) if before is not None else None
         settled = fixed or entry.create_only
-        if entry.secret or entry.key or new == present or (_is_empty(new) and _is_empty(present)):
+        if entry.key or new == present or (_is_empty(new) and _is_empty(present)):
+            continue
+        if entry.secret:
+            if entry.compared and new is not None and present is not None:
+                yield path.field(name), "a secret", "another one"
             continue
         if (new is None and _is_empty(old)) or (settled and present is None):
             continue

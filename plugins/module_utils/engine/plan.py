@@ -143,6 +143,7 @@ def make_plan(document: Document, platform: Platform, before: State, operation: 
 
     if unable:
         raise NotSupportedError(_unique(unable))
+    problems.extend(_hidden(document, platform, before))
     problems.extend(check_whole(plan.wanted, touched, before.keys(), before))
     if problems:
         raise ValidateError(_unique(problems))
@@ -240,6 +241,15 @@ def _going(document: Document, platform: Platform, plan: Plan) -> List[ModelObje
         if not listed and (item.key[0],) in document.present.get("vm", {}):
             going.setdefault((item.KIND, item.key), item)
     return list(going.values())
+
+
+def _hidden(document: Document, platform: Platform, before: State) -> Iterator[Problem]:
+    for kind, keys in document.absent.items():
+        for key in sorted(keys - before.get(kind, {}).keys(), key=str):
+            reason = platform.owner(kind).hidden(kind, key)
+            if reason is not None:
+                label = "/".join(str(part) for part in key)
+                yield Problem(Path(kind).item(label).text, f"cannot go: {reason}")
 
 
 def _keep_used(
@@ -477,6 +487,7 @@ def names_to_read(document: Document) -> Mapping[str, Set[str]]:
     """Return, by kind, the first keys of the objects that have to be read, for kinds of which not all are needed.
 
     That is so for kinds that only the document's own objects are wanted of: none is pruned or checked against others.
+    Of `system` they are the services that are asked for, since a host has more than anybody wants to be told of.
     """
     names: Dict[str, Set[str]] = {}
     if document.kinds() <= {"snapshot", "backup"} and not document.exact:
@@ -484,4 +495,6 @@ def names_to_read(document: Document) -> Mapping[str, Set[str]]:
             keys = list(document.present.get(kind, ())) + list(document.absent.get(kind, ()))
             names[kind] = {str(key[0]) for key in keys}
             names.setdefault("vm", set()).update(names[kind])
+    for system in document.present.get("system", {}).values():
+        names["system"] = {str(service.name) for service in getattr(system, "services", None) or ()}
     return names

@@ -93,12 +93,20 @@ class Interface:
         """Return the current objects of those kinds, in as few round trips as the API allows.
 
         kinds: some of KINDS; the result has an entry for each, even if it is empty.
-        names: where a kind is in it, only objects whose first key is among the names are needed; more may be returned.
+        names: where a kind is in it, only objects whose first key is among the names are needed; more may be returned. Those
+            of `system` are the services that must be told.
         Fields that the host does not tell are None. A field that can be changed must be told, or the engine would
         change it in every run.
         Raises ReadError, ConnectError or AuthenticateError.
         """
         raise NotImplementedError
+
+    def hidden(self, kind: str, key: Key) -> Optional[str]:
+        """Return what an object is that `read` never tells though it is there, such as root; None for all others.
+
+        It is asked of what shall be absent and was not read: that it is gone already would be a lie.
+        """
+        return None
 
     def validate(self, change: Change, context: Context) -> Iterable[Problem]:
         """Return what speaks against a change on this platform: names it cannot hold, limits, missing devices.

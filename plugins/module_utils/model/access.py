@@ -52,6 +52,7 @@ class User(ModelObject):
         Value(Pattern(r"\$[0-9a-z]+\$[!-9;-~]{8,500}", "a crypt(5) hash such as $6$... or $y$...")),
         "The password as a hash of crypt(5), where the platform takes one.",
         secret=True,
+        compared=True,
     )
     ssh_keys: Optional[Tuple[str, ...]] = option(
         Values(
@@ -89,6 +90,19 @@ class Role(ModelObject):
 
 
 @dataclass(frozen=True)
+class KvmPermission(ModelObject):
+    """What only a KVM host has."""
+
+    sudo: Optional[str] = option(
+        Value(Choice("none", "password", "no_password")),
+        "Whether the principal may also become root by sudo, with its own password or without one. It goes with the role "
+        "admin on the whole host.",
+        default="none",
+        capability="permission.kvm.sudo",
+    )
+
+
+@dataclass(frozen=True)
 class Permission(ModelObject):
     """Who may do what where."""
 
@@ -106,3 +120,4 @@ class Permission(ModelObject):
     propagate: Optional[bool] = option(
         Value(Boolean()), "Whether it holds for everything below the path.", default=True
     )
+    kvm: Optional[KvmPermission] = option(Nested(KvmPermission), "What only a KVM host has.")

@@ -69,6 +69,11 @@ class Operation(ModelObject):
         "Whether everything that lies in a storage pool that is removed is deleted with it. Without it the contents stay.",
         default=False,
     )
+    delete_home: Optional[bool] = option(
+        Value(Boolean()),
+        "Whether the home folder of a user that is removed goes with it, and what else is known to be the user's, such as mail.",
+        default=False,
+    )
     wait_for: Optional[WaitFor] = option(
         Nested(WaitFor), "What has to be seen of the running VMs of this task before it is done."
     )

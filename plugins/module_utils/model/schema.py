@@ -55,7 +55,8 @@ class Option:
     default: what a new object gets where nothing is said; never used for one that exists.
     key: whether it is (part of) what tells the object from others of its kind.
     required: whether a document must say it, or only of a new object where it is settled then; keys always are.
-    secret: whether it must never be shown; it is not compared and not gathered.
+    secret: whether it must never be shown; it is not gathered, and not compared unless it is ``compared``.
+    compared: whether a secret is compared all the same where the host tells it, as it does the hash of a password.
     create_only: whether it is settled when the object is made.
     reference: the kind whose object's key it names, or of whose objects it lists the keys.
     when_gone: what it means for this object that the one it names is to go: ``refuse`` (that one cannot go as long as
@@ -74,6 +75,7 @@ class Option:
     key: bool = False
     required: bool = False
     secret: bool = False
+    compared: bool = False
     create_only: bool = False
     reference: Optional[str] = None
     when_gone: str = "refuse"

@@ -27,6 +27,7 @@ from ...engine.platform import Context, Guard
 from ...errors import ApplyError, BareforgeError, GuardError, ReadError
 from ...model.schema import Plain
 from ...transports import libvirt, nftables
+from ..linux.users import key_files
 from . import guard_undo, systemd
 from .host_files import read_json, write_atomically, write_json
 from .nftables_rules import HOST_TABLE
@@ -60,6 +61,8 @@ PARTS: Dict[str, Part] = {
         ["/etc/systemd/network/*.network", "/etc/systemd/network/*.netdev", "/etc/systemd/network/*.link"],
         [["/usr/bin/networkctl", "reload"]],
     ),
+    # Which other users the same task has made goes with it; what is kept of them lets the next run make them again.
+    "users": Part(["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"], []),
     "sshd": Part(
         ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*.conf"],
         [["/usr/bin/systemctl", "try-reload-or-restart", "ssh.service"]],
@@ -72,6 +75,7 @@ PART_OF_KIND = {
     "virtual_switch": "network",
     "virtual_network": "network",
     "host_interface": "network",
+    "user": "users",
 }
 
 
@@ -86,12 +90,14 @@ class KvmGuard(Guard):
         if "" in parts:
             kinds = ", ".join(sorted({change.kind for change in changes if change.kind not in PART_OF_KIND}))
             raise GuardError(f"the guard of platform kvm cannot undo changes of {kinds}")
-        return self.arm_parts(parts, timeout)
+        files = [path for change in changes if change.kind == "user" for path in key_files(str(change.key[0]))]
+        return self.arm_parts(parts, timeout, files)
 
-    def arm_parts(self, parts: Collection[str], timeout: int) -> Plain:
+    def arm_parts(self, parts: Collection[str], timeout: int, files: Sequence[str] = ()) -> Plain:
         """Store the undo of parts of the host and start its timer.
 
-        parts: keys of PARTS. timeout: seconds without confirmation after which the host undoes.
+        parts: keys of PARTS. timeout: seconds without confirmation after which the host undoes. files: paths beside those
+        of the parts.
         Returns what `confirm` and `undo` need: the token. Raises GuardError.
         """
         self._tidy()
@@ -104,7 +110,7 @@ class KvmGuard(Guard):
         try:
             os.makedirs(folder, mode=0o700)
             os.chmod(GUARD_FOLDER, 0o700)
-            self._store(folder, token, sorted(parts), timeout)
+            self._store(folder, token, sorted(parts), timeout, files)
             self._start_timer(folder, token, timeout)
             # Only from here on there is something to undo: the timer does nothing without this file.
             write_atomically(os.path.join(folder, guard_undo.ARMED), b"", 0o600)
@@ -173,12 +179,13 @@ class KvmGuard(Guard):
 
     # -- Storing ---------------------------------------------------------------------------------------------------
 
-    def _store(self, folder: str, token: str, parts: Sequence[str], timeout: int) -> None:
+    def _store(self, folder: str, token: str, parts: Sequence[str], timeout: int, files: Sequence[str]) -> None:
         source = guard_undo.__loader__.get_source(guard_undo.__name__)  # type: ignore[union-attr]
         if not source:
             raise GuardError("the source of the undo is not at hand")
         write_atomically(os.path.join(folder, "undo.py"), source.encode("utf-8"), 0o600)
         paths = [pattern for part in parts for pattern in PARTS[part].paths]
+        paths.extend(glob.escape(path) for path in files)
         commands: List[Plain] = []
         if "firewall" in parts:
             listing = nftables.list_table(*HOST_TABLE)

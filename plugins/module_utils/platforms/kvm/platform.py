@@ -10,6 +10,7 @@ from typing import Any, ContextManager, Dict
 
 from ...engine.platform import Guard, Platform
 from ...transports import libvirt
+from .access import KvmAccess
 from .firewall import KvmFirewall
 from .guard import KvmGuard
 from .hardening import KvmHardening
@@ -19,7 +20,9 @@ from .inventory import KvmInventory
 from .network import KvmNetwork
 from .port_acl import KvmPortAcl
 from .snapshot import KvmSnapshots
+from .system import KvmSystem
 from .template import KvmTemplates
+from .user import KvmUsers
 from .vm import KvmVms
 
 
@@ -29,9 +32,12 @@ class KvmPlatform(Platform):
     NAME = "kvm"
     RUNS_ON_HOST = True
     INTERFACES = (
+        KvmSystem,
         KvmNetwork,
         KvmFirewall,
         KvmPortAcl,
+        KvmUsers,
+        KvmAccess,
         KvmTemplates,
         KvmVms,
         KvmSnapshots,
