@@ -35,7 +35,8 @@ PROGRAMS = "/usr/sbin"
 LIBRARIES = "/usr/lib/systemd"
 RECORD_FILE = "/var/lib/bareforge/system.json"
 RESOLVED_FOLDER = "/run/systemd/resolve"
-DROP_IN = "90-bareforge.conf"
+DROP_IN = "zz-bareforge.conf"
+"""Files count in the order of their names, and many hosts have some that begin with a letter."""
 
 UNIT_NAME = re.compile(r"[A-Za-z0-9:_.][A-Za-z0-9:_.@\\-]{0,200}")
 UNIT_ENDINGS = (".service", ".socket", ".timer", ".path", ".mount", ".target")

@@ -223,17 +223,17 @@ def test_resolved_asks_the_servers_for_all_names_and_is_restarted_once(host: Hos
     host.put("systemd/resolved.conf.d/10-other.conf", "[Resolve]\nDNS=203.0.113.1\nDomains=other.org\n")
     assert host.gather()["dns_search"] == ["other.org"]
     host.apply({"dns_servers": ["192.0.2.53"], "dns_search": ["example.org"]})
-    text = (host.etc / "systemd/resolved.conf.d/90-bareforge.conf").read_text()
+    text = (host.etc / "systemd/resolved.conf.d/zz-bareforge.conf").read_text()
     assert text.splitlines()[1:] == ["[Resolve]", "DNS=", "DNS=192.0.2.53", "Domains=", "Domains=example.org ~."]
     assert host.calls == [("systemctl", "try-restart", "--", "systemd-resolved.service")]
     # Where others say the same, ours goes.
     host.put("systemd/resolved.conf.d/10-other.conf", "")
     host.apply({"dns_servers": [], "dns_search": []})
-    assert not (host.etc / "systemd/resolved.conf.d/90-bareforge.conf").exists()
+    assert not (host.etc / "systemd/resolved.conf.d/zz-bareforge.conf").exists()
 
 
 def test_a_drop_in_that_counts_after_ours_fails_by_name(host: Host) -> None:
-    host.put("systemd/resolved.conf.d/99-other.conf", "[Resolve]\nDNS=203.0.113.1\n")
+    host.put("systemd/resolved.conf.d/zzz-other.conf", "[Resolve]\nDNS=203.0.113.1\n")
     with pytest.raises(VerifyError, match=r"dns_servers: asked was \['192.0.2.53'\]"):
         host.run({"dns_servers": ["192.0.2.53"]})
 
@@ -284,14 +284,14 @@ def test_without_a_program_for_time_or_log_it_is_refused(host: Host) -> None:
 
 def test_the_log_goes_to_all_servers_and_each_has_its_queue(host: Host) -> None:
     host.apply({"syslog_servers": [{"host": "b.org", "protocol": "tcp"}, {"host": "a.org"}]})
-    lines = (host.etc / "rsyslog.d/90-bareforge.conf").read_text().splitlines()[1:]
+    lines = (host.etc / "rsyslog.d/zz-bareforge.conf").read_text().splitlines()[1:]
     assert [line.partition(" queue")[0] for line in lines] == [
         '*.* action(type="omfwd" target="a.org" port="514" protocol="udp"',
         '*.* action(type="omfwd" target="b.org" port="514" protocol="tcp"',
     ]
     assert host.calls == [("systemctl", "try-restart", "--", "rsyslog.service")]
     # What somebody has added to our file is no server of ours, and goes.
-    file = host.etc / "rsyslog.d/90-bareforge.conf"
+    file = host.etc / "rsyslog.d/zz-bareforge.conf"
     file.write_text(file.read_text() + "*.* @elsewhere\n")
     assert host.apply({"syslog_servers": [{"host": "a.org"}]}) == ["syslog_servers"]
     assert "elsewhere" not in file.read_text()
