@@ -34,6 +34,7 @@ def as_it_was(host: RealHost) -> Iterator[None]:
         tar -C / -xf /var/tmp/before.tar
         ln -sfn {zone} /etc/localtime
         hostname {name}
+        systemctl reset-failed
         systemctl restart {" ".join(UNITS)}
         """
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import List, Sequence
 
+from ...errors import ApplyError
 from . import programs
 
 RECORD_FILE = "/var/lib/bareforge/restarts.json"
@@ -33,6 +34,12 @@ def carry_out() -> bool:
     units = waiting()
     if not units:
         return False
-    programs.run(["systemctl", "try-restart", "--", *units], what=f"{', '.join(units)} cannot be restarted")
+    what = f"{', '.join(units)} cannot be restarted"
+    try:
+        programs.run(["systemctl", "try-restart", "--", *units], what=what)
+    except ApplyError:
+        # systemd holds back a unit that was started too often, as several tasks in a row do it. The second time counts.
+        programs.run(["systemctl", "reset-failed", "--", *units], what=what)
+        programs.run(["systemctl", "try-restart", "--", *units], what=what)
     programs.remove(RECORD_FILE)
     return True

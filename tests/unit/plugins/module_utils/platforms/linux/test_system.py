@@ -14,7 +14,11 @@ import pytest
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ValidateError, VerifyError
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import (
+    ApplyError,
+    ValidateError,
+    VerifyError,
+)
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import Document
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.linux import (
@@ -342,3 +346,32 @@ def test_time_zones_that_the_host_does_not_have_are_refused(host: Host) -> None:
     # One of the two that says otherwise is not what was asked.
     host.put("timezone", "UTC\n")
     assert host.apply({"timezone": "Europe/Berlin"}) == ["timezone"]
+
+
+def test_a_unit_that_was_restarted_too_often_is_restarted_all_the_same(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def refuse_once(argv: Any, stdin: str = "", what: str | None = None, timeout: float = 120) -> str:
+        calls.append(argv[1])
+        if calls == ["try-restart"]:
+            raise ApplyError("start of the service was attempted too often")
+        return ""
+
+    monkeypatch.setattr(programs, "run", refuse_once)
+    host.run({"ntp_servers": ["a.example.org"]})
+    assert calls == ["try-restart", "reset-failed", "try-restart"]
+    assert restarts.waiting() == []
+
+
+def test_a_unit_that_does_not_start_is_told_and_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(argv: Any, stdin: str = "", what: str | None = None, timeout: float = 120) -> str:
+        if argv[1] == "try-restart":
+            raise ApplyError(f"{what}: exit status 1")
+        return ""
+
+    monkeypatch.setattr(programs, "run", refuse)
+    with pytest.raises(ApplyError, match="systemd-timesyncd.service cannot be restarted"):
+        host.run({"ntp_servers": ["a.example.org"]})
+    assert restarts.waiting() == ["systemd-timesyncd.service"]
