@@ -372,6 +372,6 @@ def test_a_unit_that_does_not_start_is_told_and_tried_again(host: Host, monkeypa
         return ""
 
     monkeypatch.setattr(programs, "run", refuse)
-    with pytest.raises(ApplyError, match="systemd-timesyncd.service cannot be restarted"):
+    with pytest.raises(ApplyError, match=r"systemd-timesyncd\.service cannot be restarted"):
         host.run({"ntp_servers": ["a.example.org"]})
     assert restarts.waiting() == ["systemd-timesyncd.service"]
