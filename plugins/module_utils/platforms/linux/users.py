@@ -100,7 +100,9 @@ class LinuxUsers(Interface):
             return "it is the user that this run has come by"
         if not read_record().get(str(item.key[0]), {}).get("made"):
             return "it was not made by this collection"
-        return None
+        user = local.read_accounts().users.get(str(item.key[0]))
+        running = local.processes_of(user.uid) if user is not None else []
+        return f"its processes run ({', '.join(running[:5])})" if running else None
 
     # -- Changing --------------------------------------------------------------------------------------------------
 

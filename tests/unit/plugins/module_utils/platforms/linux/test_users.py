@@ -277,6 +277,9 @@ def test_a_user_whose_processes_run_is_not_removed(host: Host, monkeypatch: pyte
     monkeypatch.setattr(accounts, "processes_of", lambda _uid: ["812 sshd", "813 bash"])
     problems = host.refused({"name": "anna", "state": "absent"})
     assert "cannot go while its processes run: 812 sshd, 813 bash" in problems["user['anna']"]
+    result = host.run(exact=["user"])
+    assert result["changes"] == []
+    assert "was kept, since its processes run (812 sshd, 813 bash)" in result["warnings"][0]
 
 
 def test_the_home_folder_goes_where_that_is_asked(own_id: Host) -> None:
