@@ -69,6 +69,8 @@ class KvmAccess(Interface):
         if isinstance(item, Role):
             yield from _problems_of_role(item, change)
         elif isinstance(item, Permission):
+            # Where libvirt is not there, that is told before anything is written.
+            polkit_rules.known_actions()
             yield from _problems_of_permission(item, asked, context)
             self._warn_of_members(context)
         elif change.kind == "role":

@@ -169,7 +169,8 @@ def processes_of(uid: int) -> List[str]:
                 fields = dict(line.rstrip("\n").partition(":")[::2] for line in stream)
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if str(uid) in fields.get("Uid", "").split():
+        # One that has ended and is not yet waited for does nothing any more.
+        if str(uid) in fields.get("Uid", "").split() and not fields.get("State", "").strip().startswith("Z"):
             found.append(f"{entry} {fields.get('Name', '?').strip()}")
     return found
 

@@ -328,3 +328,12 @@ def test_a_file_that_is_not_ours_is_not_guessed_at(host: Host) -> None:
     host.rules.write_text("polkit.addRule(function () {});")
     with pytest.raises(ReadError, match="is not what was written there"):
         host.gather()
+
+
+def test_without_libvirt_nothing_is_written(host: Host) -> None:
+    Path(polkit_rules.POLICY_FILE).unlink()
+    before = host.config.read_text()
+    with pytest.raises(ReadError, match="which names what libvirt can be asked to allow"):
+        host.run({"permissions": [VIEWER]})
+    assert host.config.read_text() == before
+    assert host.calls == []

@@ -346,3 +346,37 @@ def test_a_password_that_the_host_refuses_leaves_nobody(host: Host, monkeypatch:
     with pytest.raises(ApplyError, match=r"the password of user 'anna' cannot be set: .*BAD PASSWORD"):
         host.run({"name": "anna", "password": "canary"})
     assert host.gather() == []
+
+
+def test_processes_are_told_by_number_and_name_and_those_that_have_ended_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name, state, uids in (
+        (9, "sh", "S (sleeping)", "1001 1001 1001 1001"),
+        (10, "su", "S (sleeping)", "1001 0 0 0"),
+        (11, "gone", "Z (zombie)", "1001 1001 1001 1001"),
+        (12, "other", "R (running)", "1002 1002 1002 1002"),
+    ):
+        (tmp_path / str(number)).mkdir()
+        status = "\t".join(uids.split())
+        (tmp_path / str(number) / "status").write_text(f"Name:\t{name}\nState:\t{state}\nUid:\t{status}\n")
+    (tmp_path / "self").mkdir()
+    monkeypatch.setattr(accounts, "PROC", str(tmp_path))
+    assert accounts.processes_of(1001) == ["9 sh", "10 su"]
+
+
+def test_who_has_come_is_told_by_the_session_by_sudo_and_by_the_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "PROC", str(tmp_path))
+    for number, uid, parent in ((os.getpid(), 0, 50), (50, 1003, 1), (1, 0, 0)):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "status").write_text(f"Name:\tx\nPPid:\t{parent}\nUid:\t{uid}\t0\t0\t0\n")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "loginuid").write_text("1001")
+    monkeypatch.setenv("SUDO_UID", "1002")
+    assert accounts.logged_in_ids() == {0, 1001, 1002, 1003}
+    # No session has set it.
+    (tmp_path / "self" / "loginuid").write_text("4294967295")
+    monkeypatch.delenv("SUDO_UID")
+    assert accounts.logged_in_ids() == {0, 1003}
