@@ -186,6 +186,7 @@ def test_killed_after_any_file_the_next_run_finishes(host: Host, fields: Any) ->
         if "hostname" in fields:
             assert host.kernel == "new"
             assert "old" not in text
+            assert host.gather()["domain"] == fields.get("domain", "example.org")
             host.run({"hostname": "old", "domain": "example.org"})
         undo = {"dns_servers": [], "dns_search": [], "ntp_servers": [], "syslog_servers": [], "timezone": "Etc/UTC"}
         host.run(undo)
