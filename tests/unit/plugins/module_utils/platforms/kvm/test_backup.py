@@ -404,6 +404,26 @@ def test_a_disk_that_has_grown_comes_back_in_its_size(bench: Bench) -> None:
     assert vm["disks"][1]["size"] == 12
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "web1/data.qcow2",
+            "pool/web1.data.qcow2",
+            "disk 'data' of VM 'web1' lies in .*/pool/web1.data.qcow2; allowed are",
+        ),
+        ("ua-DISK-data", "ua-else", "VM 'web1' has the disk 'vdb', which is no qcow2 file and would be left out"),
+    ],
+)
+def test_a_disk_that_would_be_left_out_is_told(bench: Bench, old: str, new: str, message: str) -> None:
+    domain = bench.libvirt.domains["web1"]
+    os.mkdir(f"{bench.where.images}/pool")
+    disk_images.create(f"{bench.where.images}/pool/web1.data.qcow2", 4 * MIB)
+    domain.xml = domain.xml.replace(old, new)
+    with pytest.raises(ValidateError, match=message):
+        bench.backup("first")
+
+
 def test_beside_snapshots_nothing_is_noted(bench: Bench) -> None:
     bench.libvirt.domains["web1"].snapshots = ["before"]
     result = bench.backup("first")
