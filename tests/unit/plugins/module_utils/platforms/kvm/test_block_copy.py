@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -86,6 +87,28 @@ def test_a_copy_that_fails_leaves_no_bitmap(disk: Path, tmp_path: Path) -> None:
         block_copy.copy_disks([DiskCopy(str(disk), str(tmp_path / "copy"), "never")], "first")
     assert block_copy.bitmaps(str(disk)) == {}
     assert disk.read_bytes()[:512] == before[:512]
+
+
+def test_a_copy_that_breaks_off_leaves_no_bitmap_in_any_disk(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.qcow2"
+    disk_images.create(str(other), 64 * MIB)
+    io(other, "write -P 5 0 8M")
+    node = block_copy._node
+
+    def full(name: str, path: str) -> str:
+        options = json.loads(node(name, path))
+        if name == "t1":
+            error = {"event": "none", "iotype": "write", "errno": 28}
+            options["file"] = {"driver": "blkdebug", "image": options["file"], "inject-error": [error]}
+        return json.dumps(options)
+
+    monkeypatch.setattr(block_copy, "_node", full)
+    copies = [DiskCopy(str(source), str(tmp_path / name)) for source, name in ((disk, "one"), (other, "two"))]
+    with pytest.raises(ImageError, match="No space left on device"):
+        block_copy.copy_disks(copies, "first")
+    assert block_copy.bitmaps(str(disk)) == block_copy.bitmaps(str(other)) == {}
 
 
 def test_a_disk_that_is_in_use_is_not_copied(disk: Path, tmp_path: Path) -> None:
