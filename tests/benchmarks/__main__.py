@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import kvm, workers
+from benchmarks import inventory, kvm, workers
 from benchmarks.measure import ROOT, BenchmarkError, Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "converged-host": kvm.converged_host,
     "eight-linked-clones": kvm.eight_linked_clones,
     "incremental-backup": kvm.incremental_backup,
+    "inventory": inventory.inventory_of_many_domains,
 }
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
