@@ -35,4 +35,10 @@ options:
       - port_acl
       - snapshot
       - backup
+  metrics:
+    description:
+      - Whether RV(metrics) tells what the host and its VMs use of processors, memory, disks and networks.
+        A platform offers this by its capability C(metrics).
+    type: bool
+    default: false
 """

@@ -33,6 +33,12 @@ EXAMPLES = r"""
     kinds: []
   register: info
 
+- name: Facts, and what the host and its virtual machines use
+  bareforge.hypervisor.host_info:
+    kinds: []
+    metrics: true
+  register: info
+
 - name: Facts, and the networks
   bareforge.hypervisor.host_info:
     kinds: [virtual_switch, virtual_network]
@@ -59,6 +65,35 @@ document:
   description: The objects of O(kinds), in the form in which M(bareforge.hypervisor.host) accepts them.
   returned: success
   type: dict
+metrics:
+  description:
+    - What is used right now. The units stand in the names. Counters grow from the host's boot, or from the start of a virtual
+      machine; a rate is the difference of two readings over the difference of their C(time).
+    - What is not known, such as anything of a machine that does not run, is null.
+  returned: success and O(metrics=true)
+  type: dict
+  contains:
+    time:
+      description: When it was read, in seconds since 1970.
+      type: float
+    host:
+      description:
+        - C(cpu) with C(user_seconds), C(system_seconds), C(idle_seconds), C(iowait_seconds) and C(guest_seconds) over all
+          processors; C(load) over 1, 5 and 15 minutes; C(memory) with C(size_mib), C(available_mib), C(free_mib) and
+          C(swap_used_mib).
+        - C(disks), each with C(device), C(read_bytes), C(written_bytes), C(read_operations) and C(write_operations).
+        - C(interfaces), each with C(device), and C(received_bytes), C(received_packets), C(received_errors),
+          C(received_dropped) and the same with C(sent_).
+      type: dict
+    vms:
+      description:
+        - Every virtual machine with its C(name), C(uuid) and C(power); C(cpu) with C(count), C(used_seconds), C(user_seconds) and
+          C(system_seconds); C(memory) with C(size_mib) (what its balloon leaves it), C(maximum_mib), C(usable_mib) and
+          C(unused_mib) (as the guest sees it) and C(resident_mib) (what it takes of the host's).
+        - C(disks), as those of the host, with C(path), C(capacity_bytes) and C(allocated_bytes) beside it; and C(nics), as
+          the interfaces of the host.
+      type: list
+      elements: dict
 phase:
   description:
     - Where the task broke off. V(validate) means that nothing was changed.

@@ -521,11 +521,20 @@ class HostInfoModule(ModuleDefinition):
             Values(Choice(*KINDS)),
             "The kinds to gather into RV(document); all that the platform has by default, and none for an empty list.",
         )
-        super().__init__("host_info", {"kinds": kinds})
+        metrics = Option(
+            Value(Boolean()),
+            "Whether RV(metrics) tells what the host and its VMs use of processors, memory, disks and networks. A platform "
+            "offers this by its capability C(metrics).",
+            default=False,
+        )
+        super().__init__("host_info", {"kinds": kinds, "metrics": metrics})
 
     def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
         kinds = call.values.get("kinds")
+        if call.values.get("metrics") and "metrics" not in platform.declared_capabilities():
+            raise NotSupportedError([Problem("metrics", f"platform {platform.NAME} does not tell any")])
         return {
+            **({"metrics": platform.metrics()} if call.values.get("metrics") else {}),
             "changed": False,
             "platform": platform.NAME,
             "capabilities": sorted(platform.declared_capabilities()),

@@ -217,6 +217,10 @@ class Platform:
         """Return what is known of the host beside its objects: version, processors, memory, devices."""
         return {}
 
+    def metrics(self) -> Dict[str, Any]:
+        """Return what the host and its VMs use right now; asked of platforms with the capability `metrics` only."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """End the session, or leave it for the next task."""
 

@@ -36,7 +36,7 @@ SILENT = frozenset({"FAILED", "INCOMPLETE", "NONE"})
 class KvmInventory(InventoryReader):
     """Reads the VMs of a KVM host, on it."""
 
-    CAPABILITIES = frozenset()
+    CAPABILITIES = frozenset({"inventory", "inventory.addresses"})
 
     def vms(
         self, sources: Collection[str], agent_timeout: int, settings: Mapping[str, Any], warnings: List[str]

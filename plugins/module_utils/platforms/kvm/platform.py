@@ -17,6 +17,7 @@ from .hardening import KvmHardening
 from .host_facts import host_facts
 from .host_lock import LOCK_TIMEOUT, host_lock
 from .inventory import KvmInventory
+from .metrics import KvmMetrics
 from .network import KvmNetwork
 from .port_acl import KvmPortAcl
 from .snapshot import KvmSnapshots
@@ -43,6 +44,7 @@ class KvmPlatform(Platform):
         KvmSnapshots,
         KvmHardening,
         KvmInventory,
+        KvmMetrics,
     )
 
     def guard(self) -> Guard:
@@ -53,6 +55,9 @@ class KvmPlatform(Platform):
 
     def facts(self) -> Dict[str, Any]:
         return libvirt.read(host_facts, "the host's facts cannot be read")
+
+    def metrics(self) -> Dict[str, Any]:
+        return KvmMetrics(self).metrics()
 
     def recover(self) -> None:
         KvmGuard(self).recover()
