@@ -139,7 +139,11 @@ def connect(variables: Mapping[str, Any], templar: Templar) -> Any:
 
 def _set_options(kind: str, plugin: Any, variables: Mapping[str, Any], templar: Templar) -> None:
     names = constants.config.get_plugin_vars(kind, plugin._load_name)
-    options = {name: templar.template(variables[name]) for name in names if name in variables}
+    options: dict[str, Any] = {name: templar.template(variables[name]) for name in names if name in variables}
+    if getattr(plugin, "allow_extras", False):
+        prefix = f"ansible_{plugin.extras_prefix}_"
+        more = [name for name in variables if name.startswith(prefix) and name not in options]
+        options["_extras"] = {name: templar.template(variables[name]) for name in more}
     plugin.set_options(var_options=options)
 
 
