@@ -43,6 +43,7 @@ INTERPRETER = "/usr/bin/python3"
 PACKAGE = module_utils.__name__
 NOT_FOUND = 127  # the status of a shell that finds no such program
 MOST_SAID = 500
+PATIENCE = 10  # seconds, as Ansible has it
 
 PROGRAM = """\
 import base64, json, os, sys
@@ -78,16 +79,19 @@ def program(request: Mapping[str, Any]) -> bytes:
     return (literals + PROGRAM.format(package=PACKAGE)).encode()
 
 
-def ask(name: str, variables: Mapping[str, Any], request: Mapping[str, Any], loader: Any) -> dict[str, Any]:
+def ask(
+    name: str, variables: Mapping[str, Any], request: Mapping[str, Any], loader: Any, patience: int = PATIENCE
+) -> dict[str, Any]:
     """Answer a request on a host and return what `boundary.inventory.answer` returns there.
 
     name: the host's name in the inventory. variables: its inventory variables; they may be templates.
+    patience: how many seconds login and becoming another user may take, where no variable says it.
     Raises ConnectError, AuthenticateError and ReadError.
     """
     known = {**variables, "inventory_hostname": name}
     templar = Templar(loader=loader, variables=known)
     try:
-        connection = connect(known, templar)
+        connection = connect(known, templar, patience)
         interpreter = str(_value(known, templar, "ansible_python_interpreter") or INTERPRETER)
         if interpreter.startswith("auto"):
             interpreter = INTERPRETER
@@ -111,7 +115,7 @@ def _value(variables: Mapping[str, Any], templar: Templar, *names: str) -> Any:
     return None
 
 
-def connect(variables: Mapping[str, Any], templar: Templar) -> Any:
+def connect(variables: Mapping[str, Any], templar: Templar, patience: int = PATIENCE) -> Any:
     """Return the connection plugin of a host with all its options set, and its become plugin where there is one."""
     kind = _value(variables, templar, "ansible_connection") or constants.DEFAULT_TRANSPORT
     context = PlayContext()
@@ -125,7 +129,7 @@ def connect(variables: Mapping[str, Any], templar: Templar) -> Any:
         raise ConnectError(
             f"connection plugin {kind!r} hands nothing to a program's standard input", "Use ansible.builtin.ssh"
         )
-    _set_options("connection", connection, variables, templar)
+    _set_options("connection", connection, variables, templar, timeout=patience)
     _set_options("shell", connection._shell, variables, templar)
     if boolean(_value(variables, templar, "ansible_become") or False, strict=False):
         method = _value(variables, templar, "ansible_become_method") or constants.DEFAULT_BECOME_METHOD
@@ -137,14 +141,14 @@ def connect(variables: Mapping[str, Any], templar: Templar) -> Any:
     return connection
 
 
-def _set_options(kind: str, plugin: Any, variables: Mapping[str, Any], templar: Templar) -> None:
+def _set_options(kind: str, plugin: Any, variables: Mapping[str, Any], templar: Templar, **otherwise: Any) -> None:
     names = constants.config.get_plugin_vars(kind, plugin._load_name)
     options: dict[str, Any] = {name: templar.template(variables[name]) for name in names if name in variables}
     if getattr(plugin, "allow_extras", False):
         prefix = f"ansible_{plugin.extras_prefix}_"
         more = [name for name in variables if name.startswith(prefix) and name not in options]
         options["_extras"] = {name: templar.template(variables[name]) for name in more}
-    plugin.set_options(var_options=options)
+    plugin.set_options(task_keys=otherwise, var_options=options)
 
 
 def _command(connection: Any, interpreter: str) -> str:

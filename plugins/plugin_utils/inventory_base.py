@@ -142,7 +142,11 @@ class HypervisorInventory(BaseInventoryPlugin, Constructable, Cacheable):
 
         def work(name: str) -> Any:
             return read_host(
-                by_name[name], list(self.get_option("address_sources")), self.get_option("agent_timeout"), self.loader
+                by_name[name],
+                list(self.get_option("address_sources")),
+                self.get_option("agent_timeout"),
+                self.loader,
+                self.get_option("timeout"),
             )
 
         return side_by_side(by_name, work, self.get_option("timeout"), self.get_option("forks"))
@@ -220,9 +224,12 @@ def _check_range(name: str, value: int, first: int, last: int) -> None:
         )
 
 
-def read_host(target: Target, sources: Sequence[str], agent_timeout: int, loader: Any) -> dict[str, Any]:
+def read_host(
+    target: Target, sources: Sequence[str], agent_timeout: int, loader: Any, patience: int = host_python.PATIENCE
+) -> dict[str, Any]:
     """Return the `vms` and `warnings` of one host, as plain data.
 
+    patience: how many seconds a login may take, where no variable of the host says it.
     Raises what says in one sentence why that was not possible.
     """
     request: dict[str, Any] = {
@@ -232,7 +239,7 @@ def read_host(target: Target, sources: Sequence[str], agent_timeout: int, loader
         "settings": {},
     }
     if platform_class(target.platform).RUNS_ON_HOST:
-        told = host_python.ask(target.name, target.variables, request, loader)
+        told = host_python.ask(target.name, target.variables, request, loader, patience)
     else:
         templar = Templar(loader=loader, variables={**target.variables, "inventory_hostname": target.name})
         settings = resolve(

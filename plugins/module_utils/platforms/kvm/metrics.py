@@ -28,6 +28,9 @@ class KvmMetrics(Interface):
 
     CAPABILITIES = frozenset({"metrics"})
 
+    def __init__(self, platform: Any = None) -> None:
+        self.platform = platform
+
     def metrics(self) -> Dict[str, Any]:
         """Return what is used right now; see :func:`read_metrics`. Raises ReadError, ConnectError or AuthenticateError."""
         return session.read(read_metrics, "what the virtual machines use cannot be read")

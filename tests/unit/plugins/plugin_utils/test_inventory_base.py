@@ -152,6 +152,16 @@ def test_a_connection_that_takes_no_input_is_refused(monkeypatch: pytest.MonkeyP
         host_python.ask("kvm01", {"ansible_connection": "local"}, {"platform": "kvm"}, DataLoader())
 
 
+@pytest.mark.parametrize(("variables", "wanted"), [({}, 45), ({"ansible_ssh_timeout": 8}, 8)])
+def test_a_slow_login_has_the_time_that_reading_the_host_has(variables: dict[str, Any], wanted: int) -> None:
+    from ansible.template import Templar
+
+    known = {"inventory_hostname": "kvm01", **variables}
+    connection = host_python.connect(known, Templar(loader=DataLoader(), variables=known), 45)
+    assert connection.get_option("timeout") == wanted
+    assert connection.get_option("host") == "kvm01"
+
+
 def test_a_login_that_prints_is_no_hindrance(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(

@@ -17,6 +17,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.defi
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import NotSupportedError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.metrics import read_host, read_metrics
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
 from support.libvirt_in_memory import RUNNING, SHUTOFF, Host, Library
 
 FILES = {
@@ -196,3 +197,8 @@ def test_a_platform_without_metrics_refuses_them() -> None:
     with pytest.raises(NotSupportedError, match="metrics: platform silent does not tell any"):
         definition.perform(Silent(), definition.parse({"platform": "silent", "kinds": [], "metrics": True}))
     assert "metrics" not in definition.perform(Silent(), definition.parse({"platform": "silent", "kinds": []}))
+
+
+def test_the_platform_is_made_with_all_its_interfaces() -> None:
+    owners = [interface for interface in KvmPlatform().interfaces if hasattr(interface, "metrics")]
+    assert [type(interface).__name__ for interface in owners] == ["KvmMetrics"]
