@@ -16,7 +16,6 @@ from .guard import KvmGuard
 from .hardening import KvmHardening
 from .host_facts import host_facts
 from .host_lock import LOCK_TIMEOUT, host_lock
-from .inventory import KvmInventory
 from .metrics import KvmMetrics
 from .network import KvmNetwork
 from .port_acl import KvmPortAcl
@@ -43,8 +42,6 @@ class KvmPlatform(Platform):
         KvmVms,
         KvmSnapshots,
         KvmHardening,
-        KvmInventory,
-        KvmMetrics,
     )
 
     def guard(self) -> Guard:

@@ -14,9 +14,14 @@ from typing import Any
 import pytest
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Interface, Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import NotSupportedError
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.metrics import read_host, read_metrics
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.inventory import KvmInventory
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.metrics import (
+    KvmMetrics,
+    read_host,
+    read_metrics,
+)
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
 from support.libvirt_in_memory import RUNNING, SHUTOFF, Host, Library
 
@@ -199,6 +204,8 @@ def test_a_platform_without_metrics_refuses_them() -> None:
     assert "metrics" not in definition.perform(Silent(), definition.parse({"platform": "silent", "kinds": []}))
 
 
-def test_the_platform_is_made_with_all_its_interfaces() -> None:
-    owners = [interface for interface in KvmPlatform().interfaces if hasattr(interface, "metrics")]
-    assert [type(interface).__name__ for interface in owners] == ["KvmMetrics"]
+@pytest.mark.parametrize("interface", [KvmInventory, KvmMetrics])
+def test_what_is_read_alone_can_be_a_part_of_the_platform_too(interface: type[Interface]) -> None:
+    platform = type("Whole", (KvmPlatform,), {"INTERFACES": (*KvmPlatform.INTERFACES, interface)})
+    assert platform.declared_capabilities() >= interface.CAPABILITIES
+    assert isinstance(platform().interfaces[-1], interface)
