@@ -239,7 +239,7 @@ def broken_hosts(site: Site) -> dict[str, tuple[dict[str, Any], str]]:
             {**by_ssh, "name": "denied", "vars": {"ansible_ssh_executable": str(denied)}},
             "denied: the host refuses the login: ",
         ),
-        "stalls": (site.host("stalls", script="exec sleep 600"), "stalls: gave no answer within 10 s"),
+        "stalls": (site.host("stalls", script="exec sleep 600"), "stalls: gave no answer within 20 s"),
         "bare": (site.host("bare", script="exec /usr/bin/env -i python3 -I -S -"), "python3-libvirt"),
         "none": (
             {**site.host("none"), "python_interpreter": "/nowhere/python3"},
@@ -254,7 +254,7 @@ def broken_hosts(site: Site) -> dict[str, tuple[dict[str, Any], str]]:
 
 def test_every_host_that_cannot_be_read_is_named_and_the_others_are_there(site: Site) -> None:
     broken = broken_hosts(site)
-    site.write([*(entry for entry, _message in broken.values()), site.host("kvm01", (vm("web1"), RUNNING))], timeout=10)
+    site.write([*(entry for entry, _message in broken.values()), site.host("kvm01", (vm("web1"), RUNNING))], timeout=20)
     done = site.run()
     assert done.returncode == 0, done.stderr
     listed = read(done)
