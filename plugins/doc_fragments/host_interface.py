@@ -47,6 +47,13 @@ options:
       - Whether it takes IPv6 addresses and routes from router advertisements (RFC 4862).
       - A platform offers this by its capability C(host_interface.accept_ra).
     type: bool
+  forwarding:
+    description:
+      - Whether the host routes between this network and those of its other interfaces that say so too.
+        What passes is for the firewall's rules of direction forward to say.
+      - The default is V(false).
+      - A platform offers this by its capability C(host_interface.forwarding).
+    type: bool
   gateway4:
     description:
       - The IPv4 default gateway.

@@ -120,6 +120,18 @@ options:
         address.
     type: list
     elements: str
+  kvm:
+    description:
+      - What only a KVM or plain Xen host has.
+    type: dict
+    suboptions:
+      dot1q_tunnel:
+        description:
+          - Whether its ports put all that they are given, with VLAN tags or without, into the network's
+            VLAN (IEEE 802.1ad).
+          - The default is V(false).
+          - A platform offers this by its capability C(virtual_network.kvm.dot1q_tunnel).
+        type: bool
   virtual_networks:
     description:
       - Several objects in one task, instead of O(name) and the options that describe one. Each has these

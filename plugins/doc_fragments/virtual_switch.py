@@ -45,7 +45,8 @@ options:
     suboptions:
       mode:
         description:
-          - 'How traffic is spread: one uplink at a time, by source MAC address, or by flow (which needs
+          - 'How traffic is spread: one uplink at a time, by source MAC address, by flow (which needs
+            LACP), or by a hash of both ends (which needs the ports of the physical switch joined without
             LACP).'
           - The default is V(active_backup).
           - A platform offers this by its capability C(virtual_switch.bond.*).
@@ -54,6 +55,7 @@ options:
           - active_backup
           - balance_slb
           - balance_tcp
+          - balance_xor
       lacp:
         description:
           - Whether the uplinks negotiate with the switch by LACP (IEEE 802.1AX).
@@ -112,6 +114,14 @@ options:
           - Allowed is an address with its prefix length such as 192.0.2.10/24.
         type: str
         required: true
+      gateway6:
+        description:
+          - The host's IPv6 address in the network, with its prefix length. Guests get theirs from router
+            advertisements (RFC 4862).
+          - Allowed is an address with its prefix length such as 2001:db8::10/64.
+          - An empty text takes it away.
+          - A platform offers this by its capability C(virtual_switch.nat.gateway6).
+        type: str
       dhcp:
         description:
           - The addresses that DHCP gives out.

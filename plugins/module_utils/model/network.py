@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from dataclasses import dataclass
-from typing import Iterator, Optional, Set, Tuple
+from typing import Any, Iterator, Optional, Set, Tuple
 
 from .schema import ModelObject, Nested, NestedList, Value, Values, option
 from .types import (
@@ -32,8 +32,9 @@ class Bond(ModelObject):
     """How several uplinks work as one."""
 
     mode: Optional[str] = option(
-        Value(Choice("active_backup", "balance_slb", "balance_tcp")),
-        "How traffic is spread: one uplink at a time, by source MAC address, or by flow (which needs LACP).",
+        Value(Choice("active_backup", "balance_slb", "balance_tcp", "balance_xor")),
+        "How traffic is spread: one uplink at a time, by source MAC address, by flow (which needs LACP), or by a hash of both "
+        "ends (which needs the ports of the physical switch joined without LACP).",
         default="active_backup",
         capability="virtual_switch.bond.*",
     )
@@ -50,6 +51,8 @@ class Bond(ModelObject):
     def check_complete(self) -> Iterator[Tuple[str, str]]:
         if self.mode == "balance_tcp" and self.lacp == "off":
             yield "lacp", "'off' does not go with mode balance_tcp; allowed are active and passive"
+        if self.mode == "balance_xor" and self.lacp != "off":
+            yield "lacp", f"{self.lacp!r} does not go with mode balance_xor; allowed is off"
         if self.primary and self.mode != "active_backup":
             yield "primary", f"goes with mode active_backup only, not with {self.mode}"
 
@@ -92,6 +95,13 @@ class Nat(ModelObject):
     gateway: Optional[str] = option(
         Value(InterfaceAddress(4)), "The host's address in the network, with its prefix length.", required=True
     )
+    gateway6: Optional[str] = option(
+        Value(InterfaceAddress(6)),
+        "The host's IPv6 address in the network, with its prefix length. Guests get theirs from router advertisements "
+        "(RFC 4862).",
+        clearable=True,
+        capability="virtual_switch.nat.gateway6",
+    )
     dhcp: Optional[DhcpRange] = option(
         Nested(DhcpRange), "The addresses that DHCP gives out.", capability="virtual_switch.nat.dhcp"
     )
@@ -104,15 +114,50 @@ class Nat(ModelObject):
     def check(self) -> Iterator[Tuple[str, str]]:
         if self.gateway is None:
             return
-        network = ipaddress.ip_interface(self.gateway).network
+        own = ipaddress.ip_interface(self.gateway)
         if self.dhcp:
             for name in ("start", "end"):
                 address = getattr(self.dhcp, name)
-                if address and ipaddress.ip_address(address) not in network:
-                    yield f"dhcp.{name}", f"{address} lies outside {network}"
+                if address and ipaddress.ip_address(address) not in own.network:
+                    yield f"dhcp.{name}", f"{address} lies outside {own.network}"
+                elif address and ipaddress.ip_address(address) in (
+                    own.network.network_address,
+                    own.network.broadcast_address,
+                ):
+                    yield f"dhcp.{name}", f"{address} is the address of {own.network} itself or of all that are in it"
         for forward in self.port_forwards or ():
-            if forward.to_address and ipaddress.ip_address(forward.to_address) not in network:
-                yield f"port_forwards['{forward.label}'].to_address", f"{forward.to_address} lies outside {network}"
+            if forward.to_address and ipaddress.ip_address(forward.to_address).version == 4:
+                yield from self._check_target(forward, own)
+            if forward.port and forward.to_port:
+                counts = [last - first + 1 for first, last in map(range_bounds, (forward.port, forward.to_port))]
+                if counts[0] != counts[1]:
+                    yield (
+                        f"port_forwards['{forward.label}'].to_port",
+                        f"{forward.to_port} is {_count(counts[1], 'port')}, and {forward.port} is {counts[0]}",
+                    )
+
+    def check_complete(self) -> Iterator[Tuple[str, str]]:
+        for forward in self.port_forwards or ():
+            if forward.to_address and ipaddress.ip_address(forward.to_address).version == 6:
+                if self.gateway6:
+                    yield from self._check_target(forward, ipaddress.ip_interface(self.gateway6))
+                else:
+                    yield (
+                        f"port_forwards['{forward.label}'].to_address",
+                        f"{forward.to_address} is of IPv6, and there is no gateway6",
+                    )
+
+    @staticmethod
+    def _check_target(forward: PortForward, gateway: Any) -> Iterator[Tuple[str, str]]:
+        place = f"port_forwards['{forward.label}'].to_address"
+        if ipaddress.ip_address(str(forward.to_address)) not in gateway.network:
+            yield place, f"{forward.to_address} lies outside {gateway.network}"
+        elif forward.to_address == str(gateway.ip):
+            yield place, f"{forward.to_address} is the gateway, which is the host itself"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @dataclass(frozen=True)
@@ -220,6 +265,18 @@ class Bandwidth(ModelObject):
 
 
 @dataclass(frozen=True)
+class KvmNetworkSettings(ModelObject):
+    """What only a KVM or plain Xen host has."""
+
+    dot1q_tunnel: Optional[bool] = option(
+        Value(Boolean()),
+        "Whether its ports put all that they are given, with VLAN tags or without, into the network's VLAN (IEEE 802.1ad).",
+        default=False,
+        capability="virtual_network.kvm.dot1q_tunnel",
+    )
+
+
+@dataclass(frozen=True)
 class VirtualNetwork(ModelObject):
     """A port group, VLAN network or vnet."""
 
@@ -262,9 +319,16 @@ class VirtualNetwork(ModelObject):
         default=[],
     )
 
+    kvm: Optional[KvmNetworkSettings] = option(Nested(KvmNetworkSettings), "What only a KVM or plain Xen host has.")
+
     def check_complete(self) -> Iterator[Tuple[str, str]]:
         if self.trunk and self.isolated:
             yield "isolated", "does not go with trunk"
+        if self.kvm is not None and self.kvm.dot1q_tunnel:
+            if self.trunk:
+                yield "kvm.dot1q_tunnel", "does not go with trunk"
+            if not self.vlan:
+                yield "kvm.dot1q_tunnel", "goes with a vlan only, which its frames are put into"
         spans = sorted(range_bounds(entry) for entry in self.trunk or ())
         for (_first, last), (following, _end) in zip(spans, spans[1:]):
             if following <= last:
@@ -308,6 +372,13 @@ class HostInterface(ModelObject):
         Value(Boolean()),
         "Whether it takes IPv6 addresses and routes from router advertisements (RFC 4862).",
         capability="host_interface.accept_ra",
+    )
+    forwarding: Optional[bool] = option(
+        Value(Boolean()),
+        "Whether the host routes between this network and those of its other interfaces that say so too. What passes "
+        "is for the firewall's rules of direction forward to say.",
+        default=False,
+        capability="host_interface.forwarding",
     )
     gateway4: Optional[str] = option(Value(IpAddress(4)), "The IPv4 default gateway.", clearable=True)
     gateway6: Optional[str] = option(Value(IpAddress(6)), "The IPv6 default gateway.", clearable=True)

@@ -58,6 +58,7 @@ class Host:
     nested_feature: the CPU flag by which a guest could run VMs: svm, vmx or None.
     nested: whether KVM lets guests have it.
     unified_cgroups: whether shares are cgroup v2 weights, which end at 10000.
+    linux_bridges: the switches that are bridges of the kernel; others are of Open vSwitch.
     """
 
     processors: Tuple[int, ...] = (0,)
@@ -65,6 +66,7 @@ class Host:
     nested_feature: Optional[str] = None
     nested: bool = False
     unified_cgroups: bool = True
+    linux_bridges: FrozenSet[str] = frozenset()
 
 
 def disk_alias(name: str) -> str:
@@ -131,7 +133,7 @@ def to_xml(vm: Vm, switches: Mapping[str, str], host: Host, where: Directories, 
     if seed:
         devices.append(_seed_element(where.seed(str(vm.name))))
     for nic in vm.nics or ():
-        devices.append(nic_element(str(vm.name), nic, switches[str(nic.network)]))
+        devices.append(nic_element(str(vm.name), nic, switches[str(nic.network)], host))
     serial = _add(devices, "serial", type="pty")
     _add(serial, "log", file=where.console(str(vm.name)), append="off")
     _add(devices, "console", type="pty")
@@ -341,21 +343,23 @@ def _tpm_element() -> Element:
     return element
 
 
-def nic_element(vm: str, nic: Nic, switch: str, network: Optional[VirtualNetwork] = None) -> Element:
+def nic_element(vm: str, nic: Nic, switch: str, host: Host, network: Optional[VirtualNetwork] = None) -> Element:
     """Return the device of a NIC.
 
-    switch: the libvirt network, named as the switch, of which the NIC's network is a port group.
+    switch: the libvirt network, named as the switch, of which the NIC's network is a port group. host: what is known
+        of the host.
     network: given for a change to a NIC that is plugged: libvirt 9 then tags the port on Open vSwitch with what stands
         in the interface itself and removes the tag where nothing does, whatever the port group says.
     """
     element = Element("interface", {"type": "network"})
     _add(element, "mac", address=nic.mac or mac_address(vm, str(nic.name)))
     _add(element, "source", network=switch, portgroup=nic.network)
-    vlan = _vlan_element(network)
-    if vlan is not None:
-        element.append(vlan)
-    port = _add(element, "virtualport", type="openvswitch")
-    _add(port, "parameters", interfaceid=interface_id(vm, str(nic.name)))
+    if switch not in host.linux_bridges:
+        vlan = _vlan_element(network)
+        if vlan is not None:
+            element.append(vlan)
+        port = _add(element, "virtualport", type="openvswitch")
+        _add(port, "parameters", interfaceid=interface_id(vm, str(nic.name)))
     _add(element, "target", dev=tap_name(vm, str(nic.name)))
     _add(element, "model", type=nic.model)
     if nic.connected is False:
@@ -418,7 +422,7 @@ def merge(config: str, vm: Vm, switches: Mapping[str, str], host: Host, where: D
     if devices is None:
         raise AssertionError("not reached: devices is None")
     _merge_disks(devices, vm, where)
-    _merge_nics(devices, vm, switches)
+    _merge_nics(devices, vm, switches, host)
     _merge_tpm(devices, vm)
     if any(disk.bus == "scsi" for disk in vm.disks or ()) and not _has_scsi(devices):
         devices.append(scsi_controller())
@@ -530,14 +534,14 @@ def _merge_disks(devices: Element, vm: Vm, where: Directories) -> None:
             _replace(old, "address", [])
 
 
-def _merge_nics(devices: Element, vm: Vm, switches: Mapping[str, str]) -> None:
+def _merge_nics(devices: Element, vm: Vm, switches: Mapping[str, str], host: Host) -> None:
     known = _by_alias(devices, "interface")
     wanted = {nic_alias(str(nic.name)) for nic in vm.nics or ()}
     for alias, element in known.items():
         if alias not in wanted:
             devices.remove(element)
     for nic in vm.nics or ():
-        new = nic_element(str(vm.name), nic, switches[str(nic.network)])
+        new = nic_element(str(vm.name), nic, switches[str(nic.network)], host)
         old = known.get(nic_alias(str(nic.name)))
         if old is None:
             devices.append(new)

@@ -30,7 +30,8 @@ from ...transports import libvirt, nftables
 from ..linux.users import key_files
 from . import guard_undo, systemd
 from .host_files import read_json, write_atomically, write_json
-from .nftables_rules import HOST_TABLE
+from .nftables_rules import HOST_TABLE, ROUTING_TABLE
+from .routing import FORWARDING_FILE, ROUTING_FILE, saved_values
 
 GUARD_FOLDER = "/var/lib/bareforge/guard"
 GUARD_TARGET = "multi-user.target"
@@ -58,11 +59,17 @@ class Part:
 PARTS: Dict[str, Part] = {
     "firewall": Part(["/etc/bareforge/firewall.json"], []),
     "network": Part(
-        ["/etc/systemd/network/*.network", "/etc/systemd/network/*.netdev", "/etc/systemd/network/*.link"],
+        [
+            "/etc/systemd/network/*.network",
+            "/etc/systemd/network/*.netdev",
+            "/etc/systemd/network/*.link",
+            "/etc/bareforge/guest_ports.json",
+        ],
         [["/usr/bin/networkctl", "reload"]],
     ),
     # Which other users the same task has made goes with it; what is kept of them lets the next run make them again.
     "users": Part(["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"], []),
+    "routing": Part([ROUTING_FILE, FORWARDING_FILE], []),
     "sshd": Part(
         ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*.conf"],
         [["/usr/bin/systemctl", "try-reload-or-restart", "ssh.service"]],
@@ -90,6 +97,8 @@ class KvmGuard(Guard):
         if "" in parts:
             kinds = ", ".join(sorted({change.kind for change in changes if change.kind not in PART_OF_KIND}))
             raise GuardError(f"the guard of platform kvm cannot undo changes of {kinds}")
+        if "network" in parts and (os.path.exists(ROUTING_FILE) or any(map(_is_routed, changes))):
+            parts.add("routing")
         files = [path for change in changes if change.kind == "user" for path in key_files(str(change.key[0]))]
         return self.arm_parts(parts, timeout, files)
 
@@ -187,12 +196,12 @@ class KvmGuard(Guard):
         paths = [pattern for part in parts for pattern in PARTS[part].paths]
         paths.extend(glob.escape(path) for path in files)
         commands: List[Plain] = []
-        if "firewall" in parts:
-            listing = nftables.list_table(*HOST_TABLE)
-            write_json(
-                os.path.join(folder, "table.json"), nftables.document(nftables.as_commands(*HOST_TABLE, listing))
-            )
-            commands.append(_command(["/usr/sbin/nft", "-j", "-f", os.path.join(folder, "table.json")]))
+        for part, table, name in (("firewall", HOST_TABLE, "table.json"), ("routing", ROUTING_TABLE, "routing.json")):
+            if part not in parts:
+                continue
+            path = os.path.join(folder, name)
+            write_json(path, nftables.document(nftables.as_commands(*table, nftables.list_table(*table))))
+            commands.append(_command(["/usr/sbin/nft", "-j", "-f", path]))
         if "network" in parts and os.path.exists(_OVS_SOCKET):
             server = f"unix:{_OVS_SOCKET}"
             backup = systemd.run_command(["/usr/bin/ovsdb-client", "backup", server, "Open_vSwitch"])
@@ -212,6 +221,7 @@ class KvmGuard(Guard):
             "virsh": _VIRSH,
             "files": {"paths": paths, "saved": _save_files(folder, paths)},
             "commands": commands,
+            "values": saved_values() if "routing" in parts else {},
             "clean_up": systemd.boot_unit_files(_boot_unit_name(token), GUARD_TARGET),
         }
         write_json(os.path.join(folder, "plan.json"), plan)
@@ -266,6 +276,11 @@ class KvmGuard(Guard):
                     shutil.rmtree(folder, ignore_errors=True)
             elif not _exists(folder, guard_undo.ARMED) and not _exists(folder, guard_undo.UNDOING):
                 self._discard(token)
+
+
+def _is_routed(change: Change) -> bool:
+    sides = (change.before, change.after)
+    return any(getattr(side, "type", None) == "nat" or getattr(side, "forwarding", None) for side in sides)
 
 
 def _exists(folder: str, name: str) -> bool:

@@ -9,6 +9,7 @@ imports nothing but the standard library, and does only what the data says. What
 
 `files`: what is brought back: {"paths": [globs], "saved": [{"path", "mode", "uid", "gid", "from"}]}. What matches one
     of the globs and is not among the saved ones is removed.
+`values`: what the kernel's switches below /proc/sys were, by their paths.
 `commands`: what is run after that, each an argv, with a file of this folder as standard input or none.
 `networks`: the files with libvirt's networks as they were, by their names; others are left alone. `virsh`: the program.
 `clean_up`: paths of files that are removed when all is done.
@@ -39,9 +40,17 @@ def undo(folder: str) -> int:
             return 0
         with open(os.path.join(folder, "plan.json"), encoding="utf-8") as stream:
             plan = json.load(stream)
+        devices = _made_otherwise(folder, plan["files"])
         failures = _restore_files(folder, plan["files"])
+        # systemd-networkd makes devices and does not remove them, nor change what it has made.
+        for device in devices:
+            if os.path.exists(f"/sys/class/net/{device}"):
+                failures.extend(_run(folder, {"argv": ["/usr/sbin/ip", "link", "delete", device], "timeout": 60}))
+        # What limits forwarding is among the commands: forwarding ends before them and begins after them.
+        failures.extend(_restore_values(plan["values"], "0"))
         for command in plan["commands"]:
             failures.extend(_run(folder, command))
+        failures.extend(_restore_values(plan["values"], "1"))
         for name, file in sorted(plan["networks"].items()):
             failures.extend(_restore_network(plan["virsh"], name, os.path.join(folder, file)))
         outcome = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "failures": failures}
@@ -63,6 +72,32 @@ def _claim(folder: str) -> bool:
         # A file that is there already is an undo that was cut short, such as by a restart of the host.
         return os.path.exists(os.path.join(folder, UNDOING))
     return True
+
+
+def _made_otherwise(folder: str, files: Dict[str, Any]) -> List[str]:
+    """Return the network devices that files of ours make now and did not make so before (systemd.netdev(5))."""
+    saved = {entry["path"]: entry["from"] for entry in files["saved"]}
+    devices = []
+    for path in sorted({path for pattern in files["paths"] for path in glob.glob(pattern)}):
+        name = os.path.basename(path)
+        if not name.endswith(".netdev") or "bareforge" not in name:
+            continue
+        try:
+            with open(path, "rb") as stream:
+                now = _without_notes(stream.read())
+            before = b""
+            if path in saved:
+                with open(os.path.join(folder, saved[path]), "rb") as stream:
+                    before = _without_notes(stream.read())
+        except OSError:
+            continue
+        if now != before:
+            devices += [line[5:].decode() for line in now.splitlines() if line.startswith(b"Name=")][:1]
+    return devices
+
+
+def _without_notes(content: bytes) -> bytes:
+    return b"\n".join(line for line in content.splitlines() if not line.startswith(b"#"))
 
 
 def _restore_files(folder: str, files: Dict[str, Any]) -> List[str]:
@@ -93,6 +128,23 @@ def _restore(entry: Dict[str, Any], content: bytes) -> None:
         os.makedirs(os.path.dirname(entry["path"]), exist_ok=True)
     _write(entry["path"], content, entry["mode"])
     os.chown(entry["path"], entry["uid"], entry["gid"])
+
+
+def _restore_values(values: Dict[str, str], which: str) -> List[str]:
+    failures = []
+    for path, value in sorted(values.items()):
+        if value.strip() != which:
+            continue
+        try:
+            with open(path, encoding="ascii") as stream:
+                # Writing what is there already would reset what has been set for single devices.
+                if stream.read().strip() == value.strip():
+                    continue
+            with open(path, "w", encoding="ascii") as stream:
+                stream.write(value)
+        except OSError as error:
+            failures.append(f"{path} could not be brought back: {error}")
+    return failures
 
 
 def _write(path: str, content: bytes, mode: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ...errors import ValidateError
 from ...model.network import HostInterface, Route, VirtualNetwork
@@ -68,21 +68,37 @@ def describe(
     asked: HostInterface,
     network: Optional[VirtualNetwork],
     host: HostAddresses,
+    routes: Callable[[], bool],
+) -> HostInterface:
+    """Return an interface on Open vSwitch as the host shows it.
+
+    network: the one that it was asked to be on, as it is now.
+    routes: returns whether the host routes between interfaces as it was asked to.
+    """
+    placed = network is not None and network.switch == bridge.name and is_on(port, without_open_fields(network))
+    written = networkd.is_written(port.name, networkd.interface_file(asked))
+    return shown(asked, host, routes, placed, written)
+
+
+def shown(
+    asked: HostInterface, host: HostAddresses, routes: Callable[[], bool], placed: bool, written: bool
 ) -> HostInterface:
     """Return an interface as the host shows it.
 
-    network: the one that it was asked to be on, as it is now.
+    placed: whether it is on its network. written: whether the files about it are there. routes: as of :func:`describe`.
     """
-    name = port.name
+    name = str(asked.name)
     fields: Dict[str, Any] = {
         "addresses": host.static(name),
         "mtu": host_devices.mtu_of(name),
         "mac": host_devices.mac_of(name),
         **_ways_out(asked, host),
     }
-    if network is None or network.switch != bridge.name or vlans_of(without_open_fields(network)) != port.vlans:
+    if not placed:
         fields["network"] = None
-    if not networkd.is_written(name, networkd.interface_file(asked)) or not host_devices.is_up(name):
+    if asked.forwarding and not routes():
+        fields["forwarding"] = None
+    if not written or not host_devices.is_up(name):
         # Its file is missing or was changed, which has no field of its own.
         fields["mtu"] = None
     return shown_as(asked, **fields)
@@ -149,7 +165,7 @@ def put(edit: Edit, interface: HostInterface, network: VirtualNetwork) -> None:
             "name": name,
             "interfaces": a_set([edit.insert("Interface", row)]),
             "external_ids": a_map({INTERFACE_KEY: kept(document)}),
-            **vlans_of(network).columns(),
+            **_columns(network),
         }
         edit.add_ports(bridge, edit.insert("Port", port))
         return
@@ -165,15 +181,23 @@ def put(edit: Edit, interface: HostInterface, network: VirtualNetwork) -> None:
     place(edit, name, network)
 
 
+def is_on(port: PortRow, network: VirtualNetwork) -> bool:
+    """Return whether a port carries what ports of a network do. network: complete."""
+    return port.vlans == vlans_of(network) and port.protected == bool(network.isolated)
+
+
+def _columns(network: VirtualNetwork) -> Row:
+    return {**vlans_of(network).columns(), "protected": bool(network.isolated)}
+
+
 def place(edit: Edit, device: str, network: VirtualNetwork) -> None:
     """Add to a transaction what puts an existing port on a network: its VLANs, and the bridge where that is another."""
     found = edit.switches.find(device)
     if found is None:
         return
     holder, port, _row = found
-    vlans = vlans_of(network)
-    if port.vlans != vlans:
-        edit.update("Port", port.uuid, vlans.columns())
+    if not is_on(port, network):
+        edit.update("Port", port.uuid, _columns(network))
     if holder.name != network.switch:
         edit.remove_ports(holder, port)
         edit.add_ports(edit.switches.bridges[str(network.switch)], uuid(port.uuid))

@@ -28,24 +28,23 @@ class LibvirtNetwork:
     live: Optional[Element]
     lasting: Optional[Element]
 
-    def leads_to(self, bridge: str) -> bool:
-        """Return whether VMs on it are connected to a bridge of Open vSwitch."""
-        return all(_leads_to(root, bridge) for root in (self.live, self.lasting) if root is not None)
+    def leads_to(self, bridge: str, linux: bool = False) -> bool:
+        """Return whether VMs on it are connected to a bridge of Open vSwitch or, with linux, of the kernel."""
+        return all(_leads_to(root, bridge, linux) for root in (self.live, self.lasting) if root is not None)
 
-    def is_whole(self, bridge: str) -> bool:
-        """Return whether it runs, lasts, starts with the host and leads to a bridge of Open vSwitch."""
-        return self.live is not None and self.lasting is not None and self.autostart and self.leads_to(bridge)
+    def is_whole(self, bridge: str, linux: bool = False) -> bool:
+        """Return whether it runs, lasts, starts with the host and leads to a bridge."""
+        return self.live is not None and self.lasting is not None and self.autostart and self.leads_to(bridge, linux)
 
 
-def _leads_to(root: Element, bridge: str) -> bool:
+def _leads_to(root: Element, bridge: str, linux: bool) -> bool:
     forward, device, port = root.find("forward"), root.find("bridge"), root.find("virtualport")
     return (
         forward is not None
         and forward.get("mode") == "bridge"
         and device is not None
         and device.get("name") == bridge
-        and port is not None
-        and port.get("type") == "openvswitch"
+        and (port is None if linux else port is not None and port.get("type") == "openvswitch")
     )
 
 
@@ -69,18 +68,20 @@ def _look(net: Any) -> LibvirtNetwork:
     return LibvirtNetwork(net.name(), bool(net.autostart()), roots[0], roots[1])
 
 
-def ensure(switch: str) -> None:
+def ensure(switch: str, linux: bool = False) -> None:
     """Define the libvirt network of a switch, start it and let it start with the host, as far as it is not so.
 
-    Raises ApplyError or ConnectError.
+    linux: whether the switch is a bridge of the kernel. Raises ApplyError or ConnectError.
     """
     with libvirt.translated(f"virtual_switch['{switch}']: its libvirt network"):
         connection = libvirt.connection()
         net = _find(connection, switch)
         if net is None or not net.isPersistent():
-            net = connection.networkDefineXML(virtual_network.as_text(_definition(net, switch)))
-        elif not _leads_to(virtual_network.parse(net.XMLDesc(libvirt.library().VIR_NETWORK_XML_INACTIVE)), switch):
-            root = _repaired(net, switch)
+            net = connection.networkDefineXML(virtual_network.as_text(_definition(net, switch, linux)))
+        elif not _leads_to(
+            virtual_network.parse(net.XMLDesc(libvirt.library().VIR_NETWORK_XML_INACTIVE)), switch, linux
+        ):
+            root = _repaired(net, switch, linux)
             if net.isActive():
                 net.destroy()
             net = connection.networkDefineXML(virtual_network.as_text(root))
@@ -90,14 +91,14 @@ def ensure(switch: str) -> None:
             net.create()
 
 
-def _definition(running: Any, switch: str) -> Element:
+def _definition(running: Any, switch: str, linux: bool) -> Element:
     if running is not None:
         return virtual_network.parse(running.XMLDesc(0))
-    return virtual_network.new_libvirt_network(switch)
+    return virtual_network.new_libvirt_network(switch, linux)
 
 
-def _repaired(net: Any, switch: str) -> Element:
-    root = virtual_network.new_libvirt_network(switch)
+def _repaired(net: Any, switch: str, linux: bool) -> Element:
+    root = virtual_network.new_libvirt_network(switch, linux)
     old = virtual_network.parse(net.XMLDesc(libvirt.library().VIR_NETWORK_XML_INACTIVE))
     for tag in ("uuid", "metadata", "portgroup"):
         root.extend(old.iterfind(tag))
@@ -117,13 +118,13 @@ def remove(switch: str) -> None:
             net.undefine()
 
 
-def put(switch: str, networks: Mapping[str, Optional[VirtualNetwork]]) -> None:
+def put(switch: str, networks: Mapping[str, Optional[VirtualNetwork]], linux: bool = False) -> None:
     """Set networks of a switch, or remove them (None), for what runs and for what starts with the host.
 
     What lasts comes first: a process that dies in between leaves the two different, which reading shows.
-    networks: complete, by name. Raises ApplyError or ConnectError.
+    networks: complete, by name. linux: as of :func:`ensure`. Raises ApplyError or ConnectError.
     """
-    ensure(switch)
+    ensure(switch, linux)
     library = libvirt.library()
     what = ", ".join(f"virtual_network['{name}']" for name in networks)
     with libvirt.translated(f"{what}: the libvirt network of switch {switch!r}"):
@@ -135,7 +136,7 @@ def put(switch: str, networks: Mapping[str, Optional[VirtualNetwork]]) -> None:
             virtual_network.put(root, name, network)
         connection.networkDefineXML(virtual_network.as_text(root))
         for name, network in networks.items():
-            group = None if network is None else virtual_network.port_group(network)
+            group = None if network is None else virtual_network.port_group(network, linux)
             if virtual_network.same_group(group, running.get(name)):
                 continue
             if group is None:
@@ -165,12 +166,13 @@ def _find(connection: Any, name: str) -> Any:
 
 @dataclass(frozen=True)
 class GuestPort:
-    """A NIC of a VM: device is the one on the host, None while the VM does not run."""
+    """A NIC of a VM: device is the one on the host, None while the VM does not run; mac is its address."""
 
     vm: str
     switch: str
     network: str
     device: Optional[str]
+    mac: Optional[str] = None
 
 
 def guest_ports(running_only: bool) -> List[GuestPort]:
@@ -200,7 +202,7 @@ def _unless_gone(call: Callable[[], str]) -> Optional[str]:
 
 def _ports_in(text: str, vm: str) -> Iterator[GuestPort]:
     for interface in virtual_network.parse(text).iterfind("devices/interface"):
-        source, target = interface.find("source"), interface.find("target")
+        source, target, mac = (interface.find(tag) for tag in ("source", "target", "mac"))
         # Of a VM that runs libvirt says type='bridge', and names the network beside the bridge.
         if source is not None and source.get("network") and source.get("portgroup"):
             yield GuestPort(
@@ -208,6 +210,7 @@ def _ports_in(text: str, vm: str) -> Iterator[GuestPort]:
                 str(source.get("network")),
                 str(source.get("portgroup")),
                 None if target is None else target.get("dev"),
+                None if mac is None else str(mac.get("address")).lower(),
             )
 
 

@@ -201,9 +201,10 @@ class LiveChanges:
                 self._plug(domain_xml.nic_alias(name))
             elif (present.network, present.connected) != (nic.network, nic.connected):
                 network = self.networks[str(nic.network)]
-                element = domain_xml.nic_element(str(after.name), nic, str(network.switch), network)
+                element = domain_xml.nic_element(str(after.name), nic, str(network.switch), self.host, network)
                 self.domain.updateDeviceFlags(domain_xml.to_text(element), self.live)
-                check_port(str(after.name), nic, network)
+                if network.switch not in self.host.linux_bridges:
+                    check_port(str(after.name), nic, network)
 
     def _plug(self, alias: str) -> None:
         element = domain_xml.find_device(self.config, alias)

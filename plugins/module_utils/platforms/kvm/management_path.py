@@ -32,7 +32,7 @@ class ManagementPath:
             return True
         if any(address.partition("/")[0] in self.host_addresses for address in interface.addresses or ()):
             return True
-        if interface.gateway4 or interface.gateway6 or interface.dhcp:
+        if interface.gateway4 or interface.gateway6 or interface.dhcp or interface.dhcp6 or interface.accept_ra:
             return True
         networks = [ipaddress.ip_interface(address).network for address in interface.addresses or ()]
         networks += [ipaddress.ip_network(str(route.destination)) for route in interface.routes or ()]

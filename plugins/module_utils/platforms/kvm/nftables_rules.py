@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ...model.firewall import SERVICES, Firewall, FirewallRule, PortAcl, PortAclRule
+from ...model.network import Nat, PortForward, VirtualSwitch
 from ...model.types import range_bounds
 from ...transports.nftables import Command, replace_table
 
@@ -22,6 +24,11 @@ Expression = Dict[str, Any]
 
 HOST_TABLE = ("inet", "bareforge")
 PORT_TABLE = ("netdev", "bareforge")
+ROUTING_TABLE = ("inet", "bareforge_routing")
+
+# The bit in a packet's mark by which the routing table tells the firewall what it needs. A verdict to accept would not
+# do: it ends the one table only, and the firewall's own default would drop the packet.
+NEEDED_MARK = 0x02000000
 
 # What the platform is managed through where the user names no ports: SSH.
 MANAGEMENT_PORTS: Tuple[str, ...] = ("22",)
@@ -201,6 +208,8 @@ def firewall_commands(firewall: Optional[Firewall], rules: Iterable[FirewallRule
     for chain, policy in policies.items():
         if policy != "deny":
             continue
+        # Behind the rules of the user, who may deny guests what lies behind NAT.
+        add(chain, "needed by NAT", _is_marked(), {"accept": None})
         if firewall.log_denied:
             limit = {"limit": {"rate": 10, "per": "second", "burst": 20}}
             add(chain, "log what is denied", limit, _log_to(f"bareforge denied {chain}: "))
@@ -313,6 +322,140 @@ def _verdict(rule: FirewallRule) -> List[Expression]:
         # Clients give up at once on a reset; on an ICMP error many of them try again.
         return [{"reject": {"type": "tcp reset"}}] if protocols == {"tcp"} else [{"reject": None}]
     return [{"accept" if rule.action == "allow" else "drop": None}]
+
+
+# -- Routing and NAT -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What the host routes.
+
+    nats: the switches of type nat, complete. routers: the interfaces between which it routes.
+    closed: devices that were no part of any routing before we switched it on, and shall not become one by that.
+    """
+
+    nats: Tuple[VirtualSwitch, ...] = ()
+    routers: Tuple[str, ...] = ()
+    closed: Tuple[str, ...] = ()
+
+    def is_empty(self) -> bool:
+        """Return whether the host routes nothing for us."""
+        return not self.nats and not self.routers
+
+    def families(self) -> Tuple[int, ...]:
+        """Return the IP versions that have to be forwarded."""
+        if self.routers:
+            return (4, 6)
+        if not self.nats:
+            return ()
+        return (4, 6) if any(switch.nat and switch.nat.gateway6 for switch in self.nats) else (4,)
+
+
+def routing_commands(routing: Routing) -> List[Command]:
+    """Return the commands that replace the table of routing and NAT, in one transaction.
+
+    The chains come before those of the firewall, let everything pass that is none of their business, and mark what NAT
+    needs of the host and of forwarding.
+    """
+    family, table = ROUTING_TABLE
+    if routing.is_empty():
+        return replace_table(family, table, None)
+    own = {"family": family, "table": table}
+    content: List[Command] = []
+    chains = [(hook, "filter", hook, -10) for hook in ("input", "forward", "output")]
+    if routing.nats:
+        chains += [("prerouting", "nat", "prerouting", -100), ("postrouting", "nat", "postrouting", 100)]
+    for name, kind, hook, priority in chains:
+        base = {"type": kind, "hook": hook, "prio": priority, "policy": "accept"}
+        content.append({"add": {"chain": {**own, "name": name, **base}}})
+
+    def add(chain: str, comment: str, *expressions: Expression) -> None:
+        content.append({"add": {"rule": {**own, "chain": chain, "comment": comment, "expr": list(expressions)}}})
+
+    for switch in routing.nats:
+        if switch.nat is not None:
+            _add_nat(str(switch.name), switch.nat, add)
+    for expressions, comment in _forwarding(routing):
+        add("forward", comment, *expressions)
+    return replace_table(family, table, content)
+
+
+def _add_nat(switch: str, nat: Nat, add: Any) -> None:
+    inside, outside = _match(_meta("oifname"), switch), _match(_meta("oifname"), switch, "!=")
+    if nat.dhcp is not None:
+        ports = [_match(_field("udp", "sport"), 68), _match(_field("udp", "dport"), 67)]
+        add("input", "DHCP server", _match(_meta("iifname"), switch), _match(_meta("nfproto"), "ipv4"), *ports, *_MARK)
+        ports = [_match(_field("udp", "sport"), 67), _match(_field("udp", "dport"), 68)]
+        add("output", "DHCP server", inside, _match(_meta("nfproto"), "ipv4"), *ports, *_MARK)
+    for gateway in filter(None, (nat.gateway, nat.gateway6)):
+        network = ipaddress.ip_interface(gateway).network
+        source = _address_match(network.version, "saddr", [str(network)])
+        add("postrouting", "NAT", source, outside, {"masquerade": None})
+    local = _match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
+    for forward in nat.port_forwards or ():
+        version = ipaddress.ip_address(str(forward.to_address)).version
+        start = [
+            _match(_meta("nfproto"), f"ipv{version}"),
+            _match(_meta("iifname"), switch, "!="),
+            local,
+        ]
+        for port, target in _targets(forward):
+            change: Dict[str, Any] = {"family": "ip" if version == 4 else "ip6", "addr": forward.to_address}
+            if target is not None:
+                change["port"] = target
+            match = _match(_field(str(forward.protocol), "dport"), port)
+            add("prerouting", f"forward {forward.label}", *start, match, {"dnat": change})
+
+
+def _targets(forward: PortForward) -> Iterator[Tuple[Any, Optional[int]]]:
+    """Yield (port or range, target port or None where it stays the same)."""
+    first, last = range_bounds(str(forward.port))
+    if forward.to_port is None or forward.to_port == forward.port:
+        yield _ports([str(forward.port)]), None
+        return
+    # A range of targets would be used in any order.
+    offset = range_bounds(forward.to_port)[0] - first
+    for port in range(first, last + 1):
+        yield port, port + offset
+
+
+def _forwarding(routing: Routing) -> Iterator[Tuple[List[Expression], str]]:
+    """Yield (expressions, comment) of the rules about what is forwarded."""
+    accept: Expression = {"accept": None}
+    drop: Expression = {"drop": None}
+    inner = [str(switch.name) for switch in routing.nats]
+    yield [_match({"ct": {"key": "state"}}, ["established", "related"], "in"), accept], "established"
+    if inner:
+        names = _one_of(inner)
+        forwarded = _match({"ct": {"key": "status"}}, "dnat", "in")
+        yield [_match(_meta("oifname"), names), forwarded, *_MARK, accept], "port forwards"
+        yield [_match(_meta("oifname"), names), drop], "nothing else reaches the guests"
+        for switch in routing.nats:
+            gateways = [switch.nat.gateway, switch.nat.gateway6] if switch.nat else []
+            for gateway in filter(None, gateways):
+                network = ipaddress.ip_interface(gateway).network
+                source = _address_match(network.version, "saddr", [str(network)])
+                yield [_match(_meta("iifname"), switch.name), source, *_MARK, accept], "NAT"
+        # From another address than those of the network, which NAT would let out as it is.
+        yield [_match(_meta("iifname"), names), drop], "nothing else leaves"
+    closed, routers = list(routing.closed), list(routing.routers)
+    if closed:
+        # Without the switch of the kernel that turns forwarding on, which knows no devices of IPv6, none of this passed.
+        both = _one_of(sorted({*closed, *routers}))
+        yield [_match(_meta("iifname"), _one_of(closed)), _match(_meta("oifname"), both), drop], "not routed"
+        if routers:
+            matches = [_match(_meta("iifname"), _one_of(routers)), _match(_meta("oifname"), _one_of(closed))]
+            yield [*matches, drop], "not routed"
+
+
+def _is_marked() -> Expression:
+    return _match({"&": [_meta("mark"), NEEDED_MARK]}, NEEDED_MARK)
+
+
+_MARK: Tuple[Expression, ...] = (
+    {"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"|": [{"meta": {"key": "mark"}}, NEEDED_MARK]}}},
+)
 
 
 # -- The filters on the ports of virtual machines --------------------------------------------------------------------

@@ -26,7 +26,7 @@ DAEMON_PATIENCE = 60.0  # seconds that ovs-vswitchd has to take a change over
 ATTEMPTS = 5
 
 _COLUMNS: Dict[str, Sequence[str]] = {
-    "Open_vSwitch": ("_uuid", "bridges", "external_ids"),
+    "Open_vSwitch": ("_uuid", "bridges", "external_ids", "other_config"),
     "Bridge": ("_uuid", "name", "ports", "external_ids"),
     "Port": (
         "_uuid",
@@ -39,6 +39,7 @@ _COLUMNS: Dict[str, Sequence[str]] = {
         "lacp",
         "other_config",
         "external_ids",
+        "protected",
     ),
     "Interface": ("_uuid", "name", "type", "mtu_request", "mac", "external_ids"),
 }
@@ -90,6 +91,7 @@ class PortRow:
     lacp: Optional[str]
     other_config: Mapping[str, str]
     external_ids: Mapping[str, str]
+    protected: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ def read_switches() -> Switches:
             value_of(row["lacp"]),
             map_of(row["other_config"]),
             map_of(row["external_ids"]),
+            bool(row["protected"]),
         )
         for row in tables["Port"]
     }
@@ -250,6 +253,12 @@ class Edit:
     def add_bridge(self, reference: List[str]) -> None:
         """Make an inserted bridge last."""
         self.mutate("Open_vSwitch", self.switches.root, ("bridges", "insert", a_set([reference])))
+
+    def allow_tunnels(self) -> None:
+        """Let Open vSwitch look at the second VLAN tag of a frame, without which a tunnel would not see that there is one."""
+        limit = map_of(self.switches.rows["Open_vSwitch", self.switches.root]["other_config"]).get("vlan-limit", "1")
+        if limit == "1":
+            self.set_key("Open_vSwitch", self.switches.root, "other_config", "vlan-limit", "2")
 
     def remove_bridge(self, bridge: BridgeRow) -> None:
         """Remove a bridge with all that it has."""

@@ -184,16 +184,21 @@ def read_nics(vms: Collection[str]) -> Dict[str, Dict[str, str]]:
     return libvirt.read(ask, "the NICs of the virtual machines cannot be read") if vms else {}
 
 
-def hook_is_installed() -> bool:
-    """Return whether libvirt's hook is there as it should be."""
-    return read_file(HOOK_FILE) == HOOK_TEXT.encode() and os.access(HOOK_FILE, os.X_OK)
+def hook_is_installed(path: str = "", text: str = HOOK_TEXT) -> bool:
+    """Return whether a hook of libvirt is there as it should be. path, text: that of the ACLs where not given."""
+    path = path or HOOK_FILE
+    return read_file(path) == text.encode() and os.access(path, os.X_OK)
 
 
-def install_hook() -> None:
-    """Write libvirt's hook and let the daemon know of it. Raises ApplyError."""
-    if hook_is_installed():
+def install_hook(path: str = "", text: str = HOOK_TEXT) -> None:
+    """Write a hook of libvirt and let the daemon know of it. path, text: that of the ACLs where not given.
+
+    Raises ApplyError.
+    """
+    path = path or HOOK_FILE
+    if hook_is_installed(path, text):
         return
-    write_atomically(HOOK_FILE, HOOK_TEXT.encode(), 0o755)
+    write_atomically(path, text.encode(), 0o755)
     told = False
     for unit in _DAEMONS:
         if any(os.path.exists(f"{folder}/{unit}") for folder in ("/lib/systemd/system", "/usr/lib/systemd/system")):
@@ -333,12 +338,13 @@ def _in_force(running: Sequence[StoredAcl]) -> Dict[str, bool]:
         return {}
     commands = [command for one in running for command in one.commands]
     devices = [one.device for one in running]
-    wanted = _by_chain(nftables.preview(commands, [PORT_TABLE], devices)[PORT_TABLE])
-    shown = _by_chain(nftables.list_table(*PORT_TABLE))
+    wanted = by_chain(nftables.preview(commands, [PORT_TABLE], devices)[PORT_TABLE])
+    shown = by_chain(nftables.list_table(*PORT_TABLE))
     return {device: all(shown.get(chain) == wanted.get(chain) for chain in port_chains(device)) for device in devices}
 
 
-def _by_chain(listing: Optional[Sequence[nftables.Command]]) -> Dict[str, List[str]]:
+def by_chain(listing: Optional[Sequence[nftables.Command]]) -> Dict[str, List[str]]:
+    """Return what a table holds, by the name of the chain that it is in."""
     chains: Dict[str, List[str]] = {}
     for entry in listing or ():
         name = entry["chain"]["name"] if "chain" in entry else entry.get("rule", {}).get("chain", "")

@@ -22,16 +22,14 @@ def systemctl(*arguments: str, timeout: float = 60) -> None:
     run_command(["systemctl", *arguments], timeout)
 
 
-def run_command(argv: Sequence[str], timeout: float = 60) -> str:
+def run_command(argv: Sequence[str], timeout: float = 60, given: str = "") -> str:
     """Run a program without a shell and return its output.
 
-    timeout: in seconds.
+    timeout: in seconds. given: its standard input.
     Raises ApplyError with the program's own words.
     """
     try:
-        done = subprocess.run(
-            list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        done = subprocess.run(list(argv), input=given, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:
         raise ApplyError(f"{' '.join(argv)} was still busy after {timeout:.0f} s") from error
     except OSError as error:
@@ -70,6 +68,18 @@ def install_unit(name: str, content: str, wanted_by: str) -> bool:
     # One that is active in an older form has to take up the new one.
     systemctl("restart", name)
     return True
+
+
+def remove_unit(name: str, wanted_by: str) -> None:
+    """Stop a unit of ours and remove it, whether it is there or not. Raises ApplyError."""
+    known = read_file(f"{UNIT_FOLDER}/{name}") is not None
+    if known:
+        systemctl("stop", name)
+    for path in boot_unit_files(name, wanted_by):
+        if os.path.lexists(path):
+            os.unlink(path)
+    if known:
+        systemctl("daemon-reload")
 
 
 def write_boot_unit(name: str, content: str, wanted_by: str) -> None:

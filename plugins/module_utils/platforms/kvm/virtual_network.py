@@ -13,7 +13,7 @@ import dataclasses
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 from xml.etree import ElementTree
 
-from ...model.network import Bandwidth, Rate, VirtualNetwork
+from ...model.network import Bandwidth, KvmNetworkSettings, Rate, SwitchSecurity, VirtualNetwork
 from ...model.schema import shown_as
 from ...model.types import range_bounds
 from .open_vswitch import Vlans
@@ -65,6 +65,8 @@ def vlans_of(network: VirtualNetwork) -> Vlans:
     network: complete.
     """
     vlan = network.vlan or 0
+    if is_tunnel(network):
+        return Vlans(tag=vlan, mode="dot1q-tunnel")
     if not network.trunk:
         return Vlans(tag=vlan)
     trunks = {*_ids(network.trunk), vlan}
@@ -73,17 +75,31 @@ def vlans_of(network: VirtualNetwork) -> Vlans:
     return Vlans() if trunks == _EVERY_VLAN else Vlans(trunks=tuple(sorted(trunks)))
 
 
-def port_group(network: VirtualNetwork) -> Element:
-    """Return the port group of a complete network."""
+def is_tunnel(network: VirtualNetwork) -> bool:
+    """Return whether ports of a network put everything into its VLAN."""
+    return network.kvm is not None and bool(network.kvm.dot1q_tunnel)
+
+
+def is_linux(root: Element) -> bool:
+    """Return whether a libvirt network leads to a bridge of the kernel, and not to one of Open vSwitch."""
+    return root.find("virtualport") is None
+
+
+def port_group(network: VirtualNetwork, linux: bool = False) -> Element:
+    """Return the port group of a complete network.
+
+    linux: whether on a bridge of the kernel. Of that, libvirt before version 11 refuses to know VLANs, so they are among
+    the notes, and the ports are told by our own hook.
+    """
     group = ElementTree.Element("portgroup", name=str(network.name))
     vlans = vlans_of(network)
-    if vlans != Vlans():
+    if vlans != Vlans() and not linux:
         element = ElementTree.SubElement(group, "vlan")
         if network.trunk:
             element.set("trunk", "yes")
         for number in vlans.trunks or (vlans.tag,):
             tag = ElementTree.SubElement(element, "tag", id=str(number))
-            if vlans.mode and number == vlans.tag:
+            if vlans.mode == "native-untagged" and number == vlans.tag:
                 tag.set("nativeMode", "untagged")
     limits = network.bandwidth
     if limits and (limits.inbound or limits.outbound):
@@ -104,9 +120,24 @@ def rate_attributes(rate: Rate) -> Dict[str, str]:
     return {name: str(value) for name, value in values.items() if value}
 
 
-def notes(network: VirtualNetwork) -> Element:
-    """Return what is kept of a network that its port group cannot say."""
+_SECURITY = ("promiscuous", "mac_changes", "forged_transmits")
+_WORDS = {True: "yes", False: "no"}
+_TRUTH = {word: value for value, word in _WORDS.items()}
+
+
+def notes(network: VirtualNetwork, linux: bool = False) -> Element:
+    """Return what is kept of a network that its port group cannot say. linux: as of :func:`port_group`."""
     note = ElementTree.Element(_NETWORK, name=str(network.name))
+    if linux:
+        note.set("vlan", str(network.vlan or 0))
+    if network.isolated:
+        note.set("isolated", _WORDS[True])
+    if network.kvm is not None and network.kvm.dot1q_tunnel is not None:
+        note.set("dot1q_tunnel", _WORDS[network.kvm.dot1q_tunnel])
+    for name in _SECURITY:
+        value = getattr(network.security, name) if network.security else None
+        if value is not None:
+            note.set(name, _WORDS[value])
     # The same VLANs can be written in several ways; the user's own is kept.
     for entry in network.trunk or ():
         ElementTree.SubElement(note, _TRUNK).text = entry
@@ -149,26 +180,36 @@ def describe(switch: str, live: Optional[Element], lasting: Element) -> Iterator
     running, groups = groups_in(live), groups_in(lasting)
     for name in sorted({*running, *groups}):
         group = groups.get(name)
-        network = _describe(switch, group if group is not None else running[name], kept.get(name))
+        shown = group if group is not None else running[name]
+        network = _describe(switch, shown, kept.get(name), is_linux(lasting))
         if live is not None and not same_group(group, running.get(name)):
             network = shown_as(network, vlan=None)
         yield network
 
 
-def _describe(switch: str, group: Element, note: Optional[Element]) -> VirtualNetwork:
+def _describe(switch: str, group: Element, note: Optional[Element], linux: bool) -> VirtualNetwork:
     vlan, trunk = vlans_in(group)
+    security = None
     if note is not None:
         asked = tuple(sorted(str(entry.text) for entry in note.iterfind(_TRUNK)))
-        if _ids(asked) == _ids(trunk):
+        if linux:
+            vlan, trunk = int(note.get("vlan") or 0), asked
+        elif _ids(asked) == _ids(trunk):
             trunk = asked
+        allowed = {name: _TRUTH.get(str(note.get(name))) for name in _SECURITY}
+        if any(value is not None for value in allowed.values()):
+            security = SwitchSecurity(**allowed)
+    tunnel = _TRUTH.get(str(note.get("dot1q_tunnel"))) if note is not None else None
     return VirtualNetwork(
         name=str(group.get("name")),
         switch=switch,
         vlan=vlan,
         trunk=trunk,
-        isolated=False,
+        isolated=note is not None and note.get("isolated") == _WORDS[True],
         bandwidth=_bandwidth_in(group),
+        security=security,
         subnets=() if note is None else tuple(sorted(str(entry.text) for entry in note.iterfind(_SUBNET))),
+        kvm=None if tunnel is None else KvmNetworkSettings(dot1q_tunnel=tunnel),
     )
 
 
@@ -215,13 +256,14 @@ def _rate_in(element: Optional[Element]) -> Optional[Rate]:
 # -- Writing -----------------------------------------------------------------------------------------------------------
 
 
-def new_libvirt_network(switch: str) -> Element:
-    """Return the libvirt network that stands for a switch."""
+def new_libvirt_network(switch: str, linux: bool = False) -> Element:
+    """Return the libvirt network that stands for a switch. linux: whether that is a bridge of the kernel."""
     root = ElementTree.Element("network")
     ElementTree.SubElement(root, "name").text = switch
     ElementTree.SubElement(root, "forward", mode="bridge")
     ElementTree.SubElement(root, "bridge", name=switch)
-    ElementTree.SubElement(root, "virtualport", type="openvswitch")
+    if not linux:
+        ElementTree.SubElement(root, "virtualport", type="openvswitch")
     return root
 
 
@@ -234,8 +276,8 @@ def put(root: Element, name: str, network: Optional[VirtualNetwork]) -> None:
         for note in [note for note in holder.iterfind(_NETWORK) if note.get("name") == name]:
             holder.remove(note)
     if network is not None and holder is not None:
-        root.append(port_group(network))
-        holder.append(notes(network))
+        root.append(port_group(network, is_linux(root)))
+        holder.append(notes(network, is_linux(root)))
 
 
 def _holder(root: Element, make: bool) -> Optional[Element]:

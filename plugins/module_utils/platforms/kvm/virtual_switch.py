@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ...errors import ApplyError, ValidateError
 from ...model.network import Bond, KvmSwitch, VirtualSwitch
@@ -55,10 +55,13 @@ def other_ports(bridge: BridgeRow) -> List[PortRow]:
     return [port for port in bridge.ports if port.name != bridge.name and port not in uplinks]
 
 
-def describe(bridge: BridgeRow, network: Optional[LibvirtNetwork]) -> Optional[VirtualSwitch]:
+def describe(
+    bridge: BridgeRow, network: Optional[LibvirtNetwork], gateway: Callable[[VirtualSwitch], bool]
+) -> Optional[VirtualSwitch]:
     """Return the switch that a bridge is, or None where the model has no words for it.
 
     network: the libvirt network of its name.
+    gateway: returns whether the host is the gateway of a switch of type nat as it was asked to be.
     """
     asked = asked_of(bridge)
     ports = uplink_ports(bridge)
@@ -85,6 +88,8 @@ def describe(bridge: BridgeRow, network: Optional[LibvirtNetwork]) -> Optional[V
     if not is_whole(bridge, network, uplinks):
         # What is broken has no field of its own: its libvirt network, the files about uplinks, an uplink that is off.
         fields["mtu"] = None
+    if asked.type == "nat" and not gateway(asked):
+        fields["nat"] = None
     return shown_as(asked, **fields)
 
 
@@ -113,6 +118,15 @@ def _bond_of(ports: List[PortRow]) -> Optional[Bond]:
                 primary=port.other_config.get("bond-primary"),
             )
     return None
+
+
+def problems(switch: VirtualSwitch) -> Iterator[Tuple[str, str]]:
+    """Yield (field, message) for what a bridge of Open vSwitch cannot be. switch: complete."""
+    if switch.vlan_aware is False:
+        yield "vlan_aware", "false is not allowed on Open vSwitch; allowed with kvm.implementation linux_bridge"
+    if switch.bond is not None and switch.bond.mode not in BOND_MODES:
+        words = ", ".join(sorted(BOND_MODES))
+        yield "bond.mode", f"{switch.bond.mode!r} is not allowed on Open vSwitch; allowed are {words}"
 
 
 # -- Changing ----------------------------------------------------------------------------------------------------------

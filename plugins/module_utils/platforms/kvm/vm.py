@@ -28,7 +28,18 @@ from ...model.schema import ModelObject, Path
 from ...model.storage import StoragePool
 from ...model.types import CpuSet, show
 from ...transports import libvirt as session
-from . import block_devices, cloud_init, disk_images, domain_xml, domains, guests, live_changes, volumes
+from . import (
+    block_devices,
+    cloud_init,
+    disk_images,
+    domain_xml,
+    domains,
+    guest_ports,
+    guests,
+    host_devices,
+    live_changes,
+    volumes,
+)
 from .disk_images import MIB, ImageError
 from .domain_xml import Host
 from .file_names import Directories, DiskFile, name_problem
@@ -102,6 +113,11 @@ class KvmVms(Interface):
         if self._host is None:
             self._host = read_host()
         return self._host
+
+    def _host_with_switches(self) -> Host:
+        """Return the same with the switches as they are now, since they may have been made in this very run."""
+        linux = frozenset(filter(host_devices.is_linux_bridge, host_devices.device_names()))
+        return dataclasses.replace(self.host, linux_bridges=linux)
 
     def describe(self, names: Optional[Collection[str]] = None) -> List[Dict[str, Any]]:
         """Return the VMs of the host with what they do right now, for vm_info; see :func:`describe`.
@@ -492,7 +508,7 @@ class KvmVms(Interface):
             seed = template is not None and template.customization == "cloud_init"
             if seed:
                 self._write_seed(vm, cloud_init.new_instance(uuid_of(name)))
-            xml = domain_xml.to_xml(vm, self._switches(vm, context), self.host, where, seed)
+            xml = domain_xml.to_xml(vm, self._switches(vm, context), self._host_with_switches(), where, seed)
             domain = session.connection().defineXML(xml)
         except BaseException:
             volumes.clean_up(directory, whole=False)
@@ -556,15 +572,16 @@ class KvmVms(Interface):
             config = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
             if before.secure_boot != after.secure_boot:
                 _forget_variables(domain_xml.nvram_path(config), self.where)
-            session.connection().defineXML(
-                domain_xml.merge(config, after, self._switches(after, context), self.host, where)
-            )
+            host = self._host_with_switches()
+            session.connection().defineXML(domain_xml.merge(config, after, self._switches(after, context), host, where))
             if domain.isActive():
-                live_changes.LiveChanges(domain, self.host, self._networks(context)).make(before, after)
+                live_changes.LiveChanges(domain, host, self._networks(context)).make(before, after)
                 port_acls = self.platform.owner("port_acl")
                 if before.nics != after.nics and port_acls is not None:
                     # libvirt's hook runs when a VM starts, not when a NIC is plugged into it.
                     port_acls.refresh({name})
+                if before.nics != after.nics:
+                    guest_ports.tell_vm(name)
         if before.autostart != after.autostart:
             domain.setAutostart(bool(after.autostart))
         domains.set_power(domain, str(after.power), name, operation, console, context.progress)

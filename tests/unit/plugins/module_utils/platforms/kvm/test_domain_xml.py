@@ -266,8 +266,19 @@ def test_a_pinning_that_libvirt_shows_for_all_cores_is_none() -> None:
 def test_a_plugged_nic_is_given_its_vlan_in_words(network: dict[str, Any], expected: str | None) -> None:
     virtual_network = VirtualNetwork.parse({"name": "n", "switch": "br0", **network}).complete(None)
     nic = domain_xml.Nic(name="eth0", network="n", model="virtio")
-    element = domain_xml.nic_element("web1", nic, "br0", virtual_network).find("vlan")
+    element = domain_xml.nic_element("web1", nic, "br0", domain_xml.Host(), virtual_network).find("vlan")
     assert (None if element is None else ElementTree.tostring(element, encoding="unicode")) == expected
+
+
+def test_a_nic_on_a_bridge_of_the_kernel_is_told_by_the_hook() -> None:
+    host = domain_xml.Host(linux_bridges=frozenset({"br0"}))
+    network = VirtualNetwork.parse({"name": "n", "switch": "br0", "vlan": 10}).complete(None)
+    nic = domain_xml.Nic(name="eth0", network="n", model="virtio")
+    element = domain_xml.nic_element("web1", nic, "br0", host, network)
+    assert element.find("source").attrib == {"network": "br0", "portgroup": "n"}  # type: ignore[union-attr]
+    assert element.find("vlan") is None
+    assert element.find("virtualport") is None
+    assert domain_xml.nic_element("web1", nic, "br1", host, network).find("virtualport") is not None
 
 
 def test_free_ports_are_those_that_nothing_is_in() -> None:

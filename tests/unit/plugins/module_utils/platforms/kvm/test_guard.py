@@ -102,6 +102,51 @@ def test_what_was_changed_made_and_removed_is_brought_back(host: Host) -> None:
     assert (host.root / "reloaded").exists()
 
 
+def test_devices_that_a_change_has_made_are_known_and_those_that_were_there_are_left(tmp_path: Path) -> None:
+    folder, etc = tmp_path / "guard", tmp_path / "etc"
+    folder.mkdir()
+    etc.mkdir()
+    same = "# Asked for: {}\n[NetDev]\nName={}\nKind=bridge\n"
+    for name in ("stays", "changes", "comes"):
+        (etc / f"05-bareforge-{name}.netdev").write_text(same.format("now", name))
+    (etc / "10-others.netdev").write_text(same.format("now", "others"))
+    (folder / "file-0").write_text(same.format("before", "stays"))
+    (folder / "file-1").write_text(same.format("before", "changes") + "MTUBytes=9000\n")
+    saved = [
+        {"path": str(etc / f"05-bareforge-{name}.netdev"), "from": f"file-{number}"}
+        for number, name in enumerate(("stays", "changes"))
+    ]
+    files = {"paths": [f"{etc}/*.netdev"], "saved": saved}
+    assert guard_undo._made_otherwise(str(folder), files) == ["changes", "comes"]
+
+
+def test_values_of_the_kernel_are_brought_back_in_two_steps(tmp_path: Path) -> None:
+    on, off = tmp_path / "on", tmp_path / "off"
+    on.write_text("0\n")
+    off.write_text("1\n")
+    values = {str(on): "1\n", str(off): "0\n"}
+    assert guard_undo._restore_values(values, "0") == []
+    assert (on.read_text(), off.read_text()) == ("0\n", "0\n")
+    assert guard_undo._restore_values(values, "1") == []
+    assert on.read_text() == "1\n"
+    assert "could not be brought back" in guard_undo._restore_values({str(tmp_path / "none"): "1"}, "1")[0]
+
+
+def test_a_switch_of_type_nat_brings_routing_under_the_guard(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "ROUTING_FILE", str(host.etc / "routing.json"))
+    parts = {**guard_module.PARTS, "routing": Part([f"{host.etc}/routing.json"], [])}
+    monkeypatch.setattr(guard_module, "PARTS", parts)
+    monkeypatch.setattr(guard_module, "saved_values", lambda: {"/proc/sys/x": "0\n"})
+    nat = {"name": "n", "type": "nat", "nat": {"gateway": "10.0.0.1/24"}}
+    for document, routed in ({"name": "s"}, False), (nat, True):
+        change = Change(None, VirtualSwitch.parse(document).complete(None))
+        KvmGuard().arm([change], None, 60)  # type: ignore[arg-type]
+        assert (f"{host.etc}/routing.json" in host.plan()["files"]["paths"]) is routed
+        assert bool(host.plan()["values"]) is routed
+        KvmGuard().confirm(host.guards[0].name)
+        shutil.rmtree(host.guards[0])
+
+
 def test_timer_and_next_boot_run_the_script_from_its_folder(host: Host) -> None:
     token = KvmGuard().arm([firewall_change()], None, 45)["token"]  # type: ignore[arg-type]
     (timer,) = [argv for argv in host.programs if argv[0] == "systemd-run"]

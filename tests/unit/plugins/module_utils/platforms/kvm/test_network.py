@@ -57,6 +57,7 @@ def interface(**fields: Any) -> HostInterface:
         ({"trunk": ["10", "20-22"]}, Vlans(trunks=(0, 10, 20, 21, 22))),
         ({"trunk": ["10"], "vlan": 5}, Vlans(5, (5, 10), "native-untagged")),
         ({"trunk": ["1-4094"]}, Vlans()),
+        ({"vlan": 100, "kvm": {"dot1q_tunnel": True}}, Vlans(100, (), "dot1q-tunnel")),
     ],
 )
 def test_vlans_of_a_port(fields: dict[str, Any], vlans: Vlans) -> None:
@@ -89,16 +90,33 @@ NAMES = st.text(
     inbound=RATES,
     outbound=RATES,
     subnets=st.lists(st.sampled_from(["10.0.0.0/8", "192.0.2.0/24", "2001:db8::/32"]), unique=True),
+    isolated=st.booleans(),
+    security=st.none()
+    | st.dictionaries(st.sampled_from(["promiscuous", "mac_changes", "forged_transmits"]), st.booleans()),
+    tunnel=st.sampled_from([None, False, True]),
+    linux=st.booleans(),
 )
 def test_a_network_is_read_back_as_it_was_written(
-    name: str, vlan: int, trunk: list[str], inbound: Any, outbound: Any, subnets: list[str]
+    name: str,
+    vlan: int,
+    trunk: list[str],
+    inbound: Any,
+    outbound: Any,
+    subnets: list[str],
+    isolated: bool,
+    security: Any,
+    tunnel: Any,
+    linux: bool,
 ) -> None:
     given_bandwidth = {key: rate for key, rate in (("inbound", inbound), ("outbound", outbound)) if rate}
-    fields = {"name": name, "vlan": vlan, "trunk": trunk, "subnets": subnets}
-    wanted = network(**fields, **({"bandwidth": given_bandwidth} if given_bandwidth else {}))
-    if list(virtual_network.problems(wanted)):
+    fields: dict[str, Any] = {"name": name, "vlan": vlan, "trunk": trunk, "subnets": subnets, "isolated": isolated}
+    fields |= {"bandwidth": given_bandwidth} if given_bandwidth else {}
+    fields |= {"security": security} if security else {}
+    fields |= {"kvm": {"dot1q_tunnel": tunnel}} if tunnel is not None else {}
+    wanted = network(**fields)
+    if list(virtual_network.problems(wanted)) or wanted.problems_when_complete():
         return
-    root = virtual_network.new_libvirt_network("br0")
+    root = virtual_network.new_libvirt_network("br0", linux)
     virtual_network.put(root, "other", network(name="other"))
     virtual_network.put(root, name, network(name=name, vlan=7))
     virtual_network.put(root, name, wanted)
@@ -108,6 +126,8 @@ def test_a_network_is_read_back_as_it_was_written(
     assert shown[name] == wanted or not given_bandwidth or shown[name].bandwidth is not None
     virtual_network.put(text, name, None)
     assert {found.name for found in virtual_network.describe("br0", None, text)} == {"other"} - {name}
+    # libvirt before version 11 refuses a VLAN on a bridge of the kernel.
+    assert not (linux and list(text.iter("vlan")))
 
 
 def test_what_runs_and_what_lasts_must_be_the_same() -> None:
@@ -218,6 +238,19 @@ def test_the_file_of_an_interface_with_dhcp_and_of_an_uplink() -> None:
     assert "Address" not in uplink["Network"]
 
 
+def test_the_file_of_an_interface_that_learns_its_addresses() -> None:
+    sections = parsed(networkd.interface_file(interface(dhcp=True, dhcp6=True, accept_ra=True)))
+    assert sections[1] == ("Network", {"DHCP": ["yes"], "LinkLocalAddressing": ["ipv6"], "IPv6AcceptRA": ["yes"]})
+    assert sections[3:] == [
+        ("DHCPv6", {"WithoutRA": ["solicit"], "UseHostname": ["no"]}),
+        ("IPv6AcceptRA", {"DHCPv6Client": ["no"]}),
+    ]
+    [network_section] = [
+        entry for name, entry in parsed(networkd.interface_file(interface(dhcp6=True))) if name == "Network"
+    ]
+    assert network_section == {"DHCP": ["ipv6"], "LinkLocalAddressing": ["ipv6"], "IPv6AcceptRA": ["no"]}
+
+
 def test_files_come_before_those_of_others() -> None:
     assert networkd.path_of("eth0") < "/etc/systemd/network/10-netplan-eth0.network"
 
@@ -310,6 +343,8 @@ def path(*devices: str, here: tuple[str, ...] = (), there: tuple[str, ...] = ())
         ({"addresses": ["192.0.2.10/24"]}, True),
         ({"addresses": ["10.0.0.1/24"], "gateway4": "10.0.0.2"}, True),
         ({"dhcp": True}, True),
+        ({"dhcp6": True}, True),
+        ({"accept_ra": True}, True),
         ({"addresses": ["203.0.113.1/24"]}, True),
         ({"addresses": ["10.0.0.1/24"], "routes": [{"destination": "203.0.112.0/20", "gateway": "10.0.0.2"}]}, True),
         ({"addresses": ["10.0.0.1/24"], "routes": [{"destination": "203.0.0.0/24", "gateway": "10.0.0.2"}]}, False),

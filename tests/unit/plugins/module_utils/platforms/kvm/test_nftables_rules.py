@@ -80,7 +80,7 @@ def test_management_and_what_ip_needs_stand_before_the_rules() -> None:
     )
     comments = [comment for _text, comment in chains["input"]]
     assert comments.index("management") > comments.index("neighbour discovery")
-    assert comments[-2].startswith("rule ")
+    assert comments[-3].startswith("rule ")
     assert [text for text, comment in chains["input"] if comment == "management"] == [
         "ip saddr 192.0.2.0/24 tcp dport { 22, 2222 } accept",
         "ip6 saddr 2001:db8::/32 tcp dport { 22, 2222 } accept",
@@ -115,7 +115,7 @@ def test_firewall_that_is_off_is_no_table(policy: Any) -> None:
 
 def test_order_is_by_position_and_then_by_name() -> None:
     rules = [rule(name="b"), rule(name="a"), rule(name="z", position=1)]
-    comments = [comment.split()[-1] for _text, comment in host_chains(firewall(), *rules)["input"][-4:-1]]
+    comments = [comment.split()[-1] for _text, comment in host_chains(firewall(), *rules)["input"][-5:-2]]
     assert comments == ["z", "a", "b"]
 
 
