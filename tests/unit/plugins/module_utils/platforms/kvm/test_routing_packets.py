@@ -61,7 +61,7 @@ class Place:
         addresses = DEVICES[device]
         self.process = subprocess.Popen(["unshare", "-n", "sleep", "300"])
         self.log = ""
-        gateways = [text.rpartition(sign)[0] + sign + "1" for text, sign in zip(addresses, (".", ":"), strict=True)]
+        gateways = [text.rpartition(sign)[0] + sign + "1" for text, sign in zip(addresses, (".", ":"))]
         # The namespace is there a moment after the program has begun.
         time.sleep(0.3)
         run(f"ip link add {device} type veth peer name eth0 netns {self.process.pid}")
