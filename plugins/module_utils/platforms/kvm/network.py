@@ -666,8 +666,8 @@ class Work:
 
         unsettled = _unsettled(interfaces, gateways, uplinks)
         networkd.apply(self.files_changed or bool(written), unsettled - written)
-        if missing():
-            networkd.apply(False, {device for device, _suffix in files} if linux or ports else set())
+        if (linux or ports) and missing():
+            networkd.apply(False, {device for device, _suffix in files})
         networkd.wait_until(missing)
         for switch in linux:
             linux_bridge.set_up_kernel(switch)
