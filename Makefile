@@ -63,7 +63,7 @@ scenarios: ## List the scenarios of molecule
 
 .PHONY: bench
 bench: prerequisites ## Measure the ratios of docs/benchmarks.md: make bench NAME=clones
-	@PYTHONPATH=tests $(PYTHON) -m benchmarks $(NAME)
+	@PYTHONPATH=tests:collections $(PYTHON) -m benchmarks $(NAME)
 
 .PHONY: docs
 docs: setup ## Write the generated documentation anew

@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "one-task-for-a-host": kvm.one_task_for_a_host,
     "converged-host": kvm.converged_host,
     "eight-linked-clones": kvm.eight_linked_clones,
+    "hardening-audit": kvm.hardening_audit,
     "incremental-backup": kvm.incremental_backup,
     "inventory": inventory.inventory_of_many_domains,
 }

@@ -6,10 +6,16 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.hardening.profile import CheckedProfile
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.hardening import KvmHardening
+from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.hardening_profile import load_profile
 from benchmarks import lab_host
-from benchmarks.measure import Figure, median, run_playbook
+from benchmarks.measure import BenchmarkError, Figure, median, run_playbook
 
 TINY = "{{ lab_images['tiny-guest'].url }}"
 TINY_CHECKSUM = "{{ lab_images['tiny-guest'].checksum }}"
@@ -226,3 +232,80 @@ def incremental_backup() -> list[Figure]:
             f"{what}: full {sizes[0] / 1048576:.0f} MiB, incremental {sizes[1] / 1048576:.1f} MiB",
         ),
     ]
+
+
+RULES = 100
+MORE_PARAMETERS = (
+    *(f"net.ipv4.conf.{place}.{name}" for place in ("all", "default") for name in ("shared_media", "secure_redirects")),
+    *(
+        f"net.ipv4.{name}"
+        for name in ("tcp_rfc1337", "tcp_timestamps", "tcp_sack", "tcp_fin_timeout", "ip_default_ttl")
+    ),
+    *(f"net.ipv6.conf.{place}.{name}" for place in ("all", "default") for name in ("autoconf", "max_addresses")),
+    *(f"vm.{name}" for name in ("mmap_min_addr", "overcommit_memory", "swappiness", "panic_on_oom", "dirty_ratio")),
+    *(f"kernel.{name}" for name in ("panic", "panic_on_oops", "core_uses_pid", "pid_max", "threads-max", "printk")),
+    *(f"fs.{name}" for name in ("file-max", "nr_open", "pipe-max-size", "aio-max-nr")),
+)
+
+
+def a_hundred_rules(folder: Path) -> tuple[Path, CheckedProfile]:
+    """Write a profile of a hundred rules, `foundation` and kernel parameters, and return it."""
+    known = load_profile("foundation", "kvm", KvmHardening, folder)[1].checks
+    more = [
+        {
+            "id": f"more-{number}",
+            "title": f"Parameter {parameter} is there",
+            "severity": "low",
+            "rationale": "It is here to be read.",
+            "sources": ["benchmark:0"],
+            "tags": ["more"],
+            "setting": {"kind": "sysctl", "parameter": parameter},
+            "expected": {"present": True},
+            "set": {"by_hand": "Nothing has to be done."},
+        }
+        for number, parameter in enumerate(MORE_PARAMETERS[: RULES - len(known)])
+    ]
+    path = folder / "hundred.yml"
+    path.write_text(json.dumps({"extends": "foundation", "name": "hundred", "rules": more}), encoding="utf-8")
+    checked = load_profile(str(path), "kvm", KvmHardening, folder)[1]
+    if len(checked.checks) != RULES:
+        raise BenchmarkError(f"the profile has {len(checked.checks)} rules, not {RULES}")
+    return path, checked
+
+
+def what_is_read(checked: CheckedProfile) -> dict[str, Any]:
+    """Return the files, permissions and programs that hold what the rules are about."""
+    files = ["/etc/sysctl.d/*.conf", "/usr/lib/sysctl.d/*.conf", "/etc/modprobe.d/*.conf", "/usr/lib/modprobe.d/*.conf"]
+    files += ["/lib/modules/*/modules.dep", "/lib/modules/*/modules.builtin", "/proc/modules", "/proc/cmdline"]
+    files += ["/proc/mounts", "/sys/kernel/security/apparmor/profiles", "/etc/os-release", "/etc/libvirt/*.conf"]
+    stats, units = [], []
+    for check in checked.checks:
+        setting = check.rule.setting or {}
+        if setting["kind"] == "sysctl":
+            files.append("/proc/sys/" + setting["parameter"].replace(".", "/"))
+        elif setting["kind"] == "file_permissions":
+            stats.append(setting["path"])
+        elif setting["kind"] == "service":
+            units.append(setting["unit"])
+    commands = [
+        ["/usr/sbin/sshd", "-T"],
+        ["systemctl", "show", "--property=LoadState,UnitFileState,ActiveState", "--", *units],
+        ["dpkg-query", "--show", "--showformat=${Package} ${Version}\n"],
+    ]
+    return {"files": files, "stats": stats, "commands": commands}
+
+
+def hardening_audit() -> list[Figure]:
+    """A hundred rules audited against a module that only reads the same files and keys."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, checked = a_hundred_rules(Path(folder))
+        audit = task("audit", "bareforge.hypervisor.hardening", profile=str(path))
+        read = task("read", "bare_settings", **what_is_read(checked))
+        try:
+            times = run_playbook(play(*[audit, read] * 5), lab_host.fresh())
+        finally:
+            lab_host.stop()
+    ours = median([entry.seconds for entry in times if entry.task == "audit"][1:])
+    bare = median([entry.seconds for entry in times if entry.task == "read"][1:])
+    detail = f"{RULES} rules {ours:.2f} s, bare read {bare:.2f} s"
+    return [Figure("hardening-audit", ours / bare, 1.5, False, detail)]
