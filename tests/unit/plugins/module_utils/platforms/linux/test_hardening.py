@@ -367,14 +367,18 @@ SSHD_RULES = ["sshd-tries", "sshd-x11"]
 
 
 def test_the_guard_is_armed_after_all_else_and_right_before_the_ssh_server_is_touched(host):
-    result = run(host, rules_for(host), Order("enforce", guard=60))
+    login_defs = str(host.root / "etc/login.defs")
+    setting = {"kind": "file_setting", "path": login_defs, "keyword": "LOG_OK", "restart": "other.service"}
+    extra = ("file-restart", setting, {"equals": "yes"})
+    result = run(host, rules_for(host, extra), Order("enforce", guard=60))
     assert result["guard"] == {"token": "t", "timeout": 60, "guarded": [f"rule {name}" for name in SSHD_RULES]}
+    assert any(change["target"] == "other.service" for change in result["changes"])
     assert [change["action"].split()[0] for change in result["changes"]][-2:] == ["write", "try-reload-or-restart"]
     assert result["changes"][-2]["target"].endswith("00-bareforge-hardening.conf")
     (saved,) = host.armed
     assert not any(path.name.startswith("00-bareforge") for path in saved)
     changing = [words for words in host.programs if words[-1] != "-T" and words[:2] != ["systemctl", "show"]]
-    assert [words[0].rpartition("/")[2] for words in changing] == ["arm", "sshd", "systemctl"]
+    assert [words[0].rpartition("/")[2] for words in changing] == ["systemctl", "arm", "sshd", "systemctl"]
 
 
 @pytest.mark.parametrize("after", ["enforce", "revert", "enforce one"])
