@@ -275,13 +275,14 @@ class Host:
         self.calls: list[str] = []
         self.kill_at: Optional[str] = None
         self.fail_at: Optional[str] = None
+        self.fail_with: Optional[str] = None
 
     def step(self, name: str) -> None:
         self.calls.append(name)
         if name == self.kill_at:
             raise Killed(name)
         if name == self.fail_at:
-            raise libvirtError(f"internal error: {name}")
+            raise libvirtError(self.fail_with or f"internal error: {name}")
 
 
 class Killed(BaseException):

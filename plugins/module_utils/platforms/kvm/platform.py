@@ -20,6 +20,7 @@ from .metrics import KvmMetrics
 from .network import KvmNetwork
 from .port_acl import KvmPortAcl
 from .snapshot import KvmSnapshots
+from .storage_pool import KvmStoragePools
 from .system import KvmSystem
 from .template import KvmTemplates
 from .user import KvmUsers
@@ -33,6 +34,7 @@ class KvmPlatform(Platform):
     RUNS_ON_HOST = True
     INTERFACES = (
         KvmSystem,
+        KvmStoragePools,
         KvmNetwork,
         KvmFirewall,
         KvmPortAcl,

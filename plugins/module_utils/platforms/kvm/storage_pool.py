@@ -57,6 +57,7 @@ SYSTEM_DIRECTORIES = frozenset(
         *("var/lib/libvirt", "var/log", "var/tmp"),
     )
 )
+PASSWORD_ARGUMENT = re.compile(r"(\.auth\.password(?:_in)? --value )\S+")
 # virt-aa-helper lets no guest have a disk below these (its valid_path()).
 FORBIDDEN_ROOTS = ("/bin/", "/boot/", "/dev/", "/etc/", "/lib/", "/lib64/", "/proc/", "/sbin/", "/sys/", "/usr/")
 
@@ -80,9 +81,6 @@ class KvmStoragePools(Interface):
             "storage_pool",
             "storage_pool.type.dir",
             "storage_pool.type.lvm",
-            "storage_pool.type.nfs",
-            "storage_pool.type.iscsi",
-            "storage_pool.settings",
             "storage_pool.content.disks",
             "storage_pool.content.templates",
         }
@@ -328,6 +326,9 @@ class KvmStoragePools(Interface):
         users = [name for name in self._users(pool) if name not in going]
         if users:
             yield Problem(place.text, f"cannot go, since disks of these VMs lie in it: {', '.join(users)}")
+        backups = self._backups_in(pool)
+        if backups:
+            yield Problem(place.text, f"cannot go, since these backups lie in it: {', '.join(backups)}")
         above = [name for name in self._pools_on(pool) if (name,) in context.wanted.get("storage_pool", {})]
         if above:
             yield Problem(place.text, f"cannot go, since these storage pools lie on its devices: {', '.join(above)}")
@@ -335,6 +336,15 @@ class KvmStoragePools(Interface):
             yield Problem(
                 place.text, "is of type iscsi, whose devices are the server's: delete_contents is not allowed with it"
             )
+
+    def _backups_in(self, pool: StoragePool) -> List[str]:
+        """Return the backups, as VM/NAME, whose target lies in a pool that has files."""
+        owner = self.platform.owner("backup")
+        path = self.path_of(pool)
+        if owner is None or pool.type not in HOLDS_FILES or not self.is_started(str(pool.name)):
+            return []
+        found = owner.read(["backup"], {})["backup"].values()
+        return sorted(item.label for item in found if f"{item.target}/".startswith(f"{path}/"))
 
     def _users(self, pool: StoragePool, running: bool = False) -> List[str]:
         """Return the names of the libvirt domains, ours or not, of which something lies in a pool."""
@@ -490,7 +500,13 @@ class KvmStoragePools(Interface):
         port = PORTS.get(str(pool.type))
         if host and port:
             require_answer(pool, host, port)
-        with_deadline(lambda: entry.create(0), START_SECONDS, f"{pool.place.text} cannot be started")
+        libvirt = session.library()
+        try:
+            with_deadline(lambda: entry.create(0), START_SECONDS, f"{pool.place.text} cannot be started")
+        except libvirt.libvirtError as error:
+            # libvirt quotes the commands that failed, and to iscsiadm it gives the password as an argument.
+            said = PASSWORD_ARGUMENT.sub(r"\1********", session.one_line(error.get_error_message() or str(error)))
+            raise ApplyError(f"{pool.place.text} cannot be started: {said}") from None
 
     def _update(self, before: StoragePool, after: StoragePool) -> None:
         name = str(after.name)

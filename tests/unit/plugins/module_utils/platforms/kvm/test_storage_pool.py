@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Interface, Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import (
     ApplyError,
     NotSupportedError,
     ValidateError,
 )
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.compute import Backup
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import Document
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import (
@@ -67,6 +68,7 @@ class Bench:
         self.libvirt = Host()
         self.carries: dict[str, str] = {}
         self.free = 100 * EXTENT
+        self.more: tuple[Any, ...] = ()
 
     def lvm(self) -> Lvm:
         groups = {
@@ -87,14 +89,14 @@ class Bench:
     def platform(self) -> Platform:
         class Recovering(Platform):
             NAME = "kvm"
-            INTERFACES = (KvmStoragePools, KvmTemplates, KvmVms)
+            INTERFACES = (KvmStoragePools, KvmTemplates, KvmVms, *self.more)
 
             def recover(self) -> None:
-                for interface in self.interfaces:
+                for interface in self.interfaces[:3]:
                     interface.recover()
 
         platform = Recovering()
-        for interface in platform.interfaces:
+        for interface in platform.interfaces[:3]:
             interface.where = self.where
         platform.interfaces[2]._host = KvmHost(processors=(0, 1), memory=8192)
         return platform
@@ -124,6 +126,17 @@ class Bench:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     made = Bench(tmp_path)
     monkeypatch.setitem(sys.modules, "libvirt", Library(made.libvirt))  # type: ignore[arg-type]
+    monkeypatch.setattr(
+        KvmStoragePools,
+        "CAPABILITIES",
+        KvmStoragePools.CAPABILITIES
+        | {
+            "storage_pool.type.iscsi",
+            "storage_pool.type.nfs",
+            "storage_pool.content.templates",
+            "storage_pool.settings",
+        },
+    )
     monkeypatch.setattr(KvmVms, "CAPABILITIES", KvmVms.CAPABILITIES | {"vm.disk.pool"})
     monkeypatch.setattr(KvmTemplates, "CAPABILITIES", KvmTemplates.CAPABILITIES | {"template.pool"})
     monkeypatch.setattr(block_devices, "read_lvm", made.lvm)
@@ -355,6 +368,28 @@ def test_a_domain_of_anybody_keeps_its_pool(bench: Bench) -> None:
     ]
 
 
+@pytest.mark.parametrize(("target", "refused"), [("plain/backups", True), ("plain-other", False)])
+def test_a_backup_keeps_its_pool(bench: Bench, target: str, refused: bool) -> None:
+    class Backups(Interface):
+        KINDS = ("backup",)
+
+        def __init__(self, platform: Any) -> None:
+            self.platform = platform
+
+        def read(self, kinds: Any, names: Any) -> Any:
+            item = Backup(vm="web1", name="daily", target=str(bench.folder / target))
+            return {"backup": {item.key: item}}
+
+    bench.apply(bench.dir())
+    bench.more = (Backups,)
+    if refused:
+        assert bench.problems({"name": "plain", "state": "absent"}) == [
+            "storage_pool['plain']: cannot go, since these backups lie in it: web1/daily"
+        ]
+    else:
+        assert bench.apply({"name": "plain", "state": "absent"})["changed"] is True
+
+
 def test_a_server_that_is_away_is_one_sentence_within_a_deadline(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         free = listening.getsockname()[1]
@@ -389,6 +424,19 @@ def test_a_password_is_in_libvirts_secret_and_nowhere_else(bench: Bench, server:
     assert not any(CANARY in text for text in texts)
     assert "initiator" in bench.libvirt.pools["san"].xml
     bench.apply({"name": "san", "state": "absent"})
+    assert bench.libvirt.secrets == {}
+
+
+def test_a_password_that_libvirt_quotes_is_not_passed_on(bench: Bench, server: None) -> None:
+    bench.libvirt.fail_at = "pool start san"
+    bench.libvirt.fail_with = (
+        f"(iscsiadm --op update --name node.session.auth.password --value {CANARY}) unexpected exit"
+    )
+    with pytest.raises(ApplyError) as caught:
+        bench.apply(iscsi(username="initiator", password=CANARY))
+    assert "node.session.auth.password --value ********" in caught.value.message
+    assert CANARY not in caught.value.message
+    assert caught.value.__cause__ is None
     assert bench.libvirt.secrets == {}
 
 
