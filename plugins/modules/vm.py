@@ -78,6 +78,32 @@ EXAMPLES = r"""
           - name: eth0
             network: app
 
+- name: A VM that is installed from a CD-ROM image, with secure boot and a TPM
+  bareforge.hypervisor.vm:
+    name: desktop1
+    firmware: uefi
+    secure_boot: true
+    tpm: true
+    cpu:
+      count: 4
+      sockets: 1
+      cores: 4
+      threads: 1
+    memory:
+      size: 8 GiB
+    disks:
+      - name: system
+        size: 64 GiB
+        bus: sata
+    cdrom: /srv/images/installer.iso
+    boot_order: [cdrom, disk]
+    tags: [desktop]
+
+- name: Take the image out again
+  bareforge.hypervisor.vm:
+    name: desktop1
+    cdrom: ""
+
 - name: Give a VM more memory, with a restart if it takes one
   bareforge.hypervisor.vm:
     name: web1

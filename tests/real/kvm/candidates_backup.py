@@ -397,7 +397,7 @@ def ended_meanwhile(arguments: Any, how: str) -> Any:
     def end_and_wait(self: Any, domain: Any) -> None:
         domain.destroy()
         if how == "removed":
-            vm._undefine(domain)
+            vm._undefine(domain, vm.Directories())
         wait(self, domain)
 
     backup._Making._wait = end_and_wait

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import time
@@ -87,21 +88,60 @@ def wait_in_guest(name: str, script: str, wanted: str, seconds: float = 180) -> 
         time.sleep(1)
 
 
-def pci_devices(name: str) -> list[str]:
-    """Return the PCI devices that a guest sees, as VENDOR:DEVICE, from QEMU itself."""
+def monitor(name: str, command: str, arguments: Any = None) -> Any:
+    """Return QEMU's own answer to a command of its monitor (QMP)."""
     import libvirt_qemu
 
-    answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain(name), json.dumps({"execute": "query-pci"}), 0))
-    found: list[str] = []
+    request: dict[str, Any] = {"execute": command}
+    if arguments is not None:
+        request["arguments"] = arguments
+    return json.loads(libvirt_qemu.qemuMonitorCommand(domain(name), json.dumps(request), 0))["return"]
 
-    def walk(devices: Any) -> None:
-        for device in devices:
-            found.append(f"{device['id']['vendor']:04x}:{device['id']['device']:04x}")
-            walk((device.get("pci_bridge") or {}).get("devices", []))
 
-    for bus in answer["return"]:
-        walk(bus["devices"])
+def process_id(name: str) -> int:
+    """Return the process id of a VM's QEMU."""
+    with open(f"/run/libvirt/qemu/{name}.pid", encoding="ascii") as file:
+        return int(file.read())
+
+
+def command_line(name: str) -> list[str]:
+    """Return the command line of a VM's QEMU."""
+    with open(f"/proc/{process_id(name)}/cmdline", "rb") as arguments:
+        return arguments.read().decode("utf-8", "replace").split("\0")
+
+
+def cgroup_files(name: str, *files: str) -> dict[str, list[str]]:
+    """Return what stands in files of a VM's cgroup, and of the one below it that libvirt makes."""
+    with open(f"/proc/{process_id(name)}/cgroup", encoding="utf-8") as line:
+        scope = "/sys/fs/cgroup" + line.read().strip().partition("::")[2].partition(".scope")[0] + ".scope"
+    found: dict[str, list[str]] = {}
+    for entry in files:
+        for folder in (scope, f"{scope}/libvirt"):
+            with contextlib.suppress(FileNotFoundError), open(f"{folder}/{entry}", encoding="ascii") as file:
+                found.setdefault(entry, []).append(file.read().strip())
     return found
+
+
+# For a PC that has just been switched on: say each byte that follows on the first serial port, and stop.
+# push cs; pop ds; call next; next: pop si; add si, 31; cld
+# again: lodsb; test al, al; jz stop; mov ah, al; mov dx, 0x3fd; wait: in al, dx; test al, 0x20; jz wait
+# mov al, ah; mov dx, 0x3f8; out dx, al; jmp again; stop: hlt; jmp stop
+SAYS = bytes.fromhex("0e1fe800005e83c61ffcac84c0741288c4bafd03eca82074fb88e0baf803eeebe9f4ebfd")
+
+
+def make_bootable_cd(path: str, text: str) -> None:
+    """Write the image of a CD that boots, says a text on the serial port, and stops (El Torito)."""
+    from io import BytesIO
+
+    import pycdlib
+
+    program = (SAYS + text.encode("ascii") + b"\r\n\0").ljust(2048, b"\0")
+    image = pycdlib.PyCdlib()
+    image.new()
+    image.add_fp(BytesIO(program), len(program), "/BOOT.;1")
+    image.add_eltorito("/BOOT.;1", boot_load_size=4)
+    image.write(path)
+    image.close()
 
 
 def left_over(name: str) -> list[str]:

@@ -308,3 +308,18 @@ def test_a_new_vm_and_a_new_nic_are_filtered_before_their_acl_is_applied(switch:
     switch.apply(wanted)
     assert not switch.apply(wanted)["changed"]
     switch.apply({"vms": [{"name": "runs", "state": "absent"}]}, operation={"shutdown_timeout": 0, "force_off": True})
+
+
+def test_a_vm_that_is_off_and_given_another_mac_address_starts_filtered_for_it(switch: RealHost) -> None:
+    nic = {"name": "eth0", "network": "aclnet"}
+    runs = {"name": "runs", "memory": {"size": 64}, "disks": [], "nics": [nic], "power": "stopped"}
+    switch.apply({"vms": [runs], "port_acls": [{"vm": "runs", "nic": "eth0", "allowed_ipv4": [VM4]}]})
+    before = switch.gather("vm")["vms"]
+    (old,) = [vm["nics"][0]["mac"] for vm in before if vm["name"] == "runs"]
+    moved = {**runs, "nics": [{**nic, "mac": "52:54:00:00:00:bb"}], "power": "running"}
+    switch.apply({"vms": [moved]})
+    rules = switch.run("nft", "list", "table", "netdev", "bareforge")
+    assert "52:54:00:00:00:bb" in rules
+    assert old not in rules
+    assert not switch.apply(switch.gather("port_acl"))["changed"]
+    switch.apply({"vms": [{"name": "runs", "state": "absent"}]}, operation={"shutdown_timeout": 0, "force_off": True})

@@ -635,7 +635,7 @@ class _Making:
         seed = where.seed(self.vm)
         if os.path.exists(seed):
             yield self._copy("seed", seed, "seed.iso")
-        variables = domain_xml.nvram_path(config)
+        variables = domain_xml.variables_path(config, where)
         if variables and os.path.exists(variables):
             yield self._copy("nvram", variables, "nvram.fd")
         root = domain_xml.parse(config)

@@ -322,7 +322,7 @@ class Restoring:
         """Give a VM that is off the variables of its firmware and the state of its TPM."""
         staged = os.path.join(directory, STAGED_FILES)
         variables = os.path.join(staged, "nvram.fd")
-        path = domain_xml.nvram_path(xml)
+        path = domain_xml.variables_path(xml, self.where)
         if path and os.path.exists(variables):
             disk_images.make_directory(os.path.dirname(path), 0o700)
             disk_images.make(path, _copier(variables))

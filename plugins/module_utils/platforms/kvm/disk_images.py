@@ -26,6 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 from xml.etree import ElementTree
 
 from ...errors import ApplyError
+from ...model.types import show
 
 MIB = 1024 * 1024
 QCOW2_MAGIC = b"QFI\xfb"
@@ -177,6 +178,27 @@ def measure(path: str) -> int:
     """
     command = ["qemu-img", "measure", "--output=json", "-U", "-f", "qcow2", "-O", "qcow2", "--", path]
     return int(_run_json(command)["required"])
+
+
+def medium_problem(path: str) -> Optional[str]:
+    """Return why a file cannot be the image in a CD-ROM drive, or None where it can.
+
+    Source: ECMA-119 (ISO 9660) 8.1, ECMA-167 2/9.1: both put volume descriptors at byte 32768, with a name in bytes 1 to 5.
+    """
+    # virt-aa-helper, which lets QEMU have the file, refuses paths with quotes and globs.
+    if not os.path.isabs(path) or not all(c.isalnum() or c in "/ ._+-" for c in path):
+        return f"{show(path)} is no path that a VM can be given; allowed are letters, digits, blanks and / . _ + -"
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return f"{show(path)} is no regular file on the host"
+        with open(path, "rb") as image:
+            image.seek(32768)
+            start = image.read(6)[1:]
+    except OSError as error:
+        return f"{show(path)} cannot be read on the host: {error.strerror}"
+    if start not in (b"CD001", b"BEA01"):
+        return f"{show(path)} is no image of a CD or DVD: it has neither an ISO 9660 nor a UDF file system"
+    return None
 
 
 def ova_disk(path: str) -> tarfile.TarInfo:

@@ -21,9 +21,10 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequ
 from xml.etree import ElementTree
 
 from ...model.compute import Cpu, Disk, DiskLimits, Guest, Memory, Nic, Vm
-from ...model.network import VirtualNetwork
+from ...model.network import Bandwidth, VirtualNetwork
 from ...model.schema import Path
 from ...model.types import CpuSet
+from . import nic_bandwidth
 from .file_names import Directories
 from .names import mac_address, tap_name, uuid_of
 
@@ -37,6 +38,7 @@ PERIOD = 100_000  # microseconds in which the processor limit is counted
 KIB = 1024
 SEED_TARGET = "sda"
 SEED_ALIAS = "ua-SEED"
+CDROM_ALIAS = "ua-CDROM"
 HOT_PLUG_BUSES = frozenset({"virtio", "scsi"})
 BOOT_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
 LIMITS = {
@@ -130,6 +132,9 @@ def to_xml(vm: Vm, switches: Mapping[str, str], host: Host, where: Directories, 
     taken = {SEED_TARGET} if seed else set()
     for number, disk in enumerate(vm.disks or ()):
         devices.append(disk_element(vm, disk, where, _next_target(disk, taken), first=number == 0))
+    if vm.cdrom:
+        # Before the seed, since the firmware is told to boot from the first CD-ROM drive.
+        devices.append(_cdrom_element(vm.cdrom, _next_target(Disk(bus="sata"), taken)))
     if seed:
         devices.append(_seed_element(where.seed(str(vm.name))))
     for nic in vm.nics or ():
@@ -146,7 +151,18 @@ def to_xml(vm: Vm, switches: Mapping[str, str], host: Host, where: Directories, 
     return to_text(domain)
 
 
-_SETTINGS = ("description", "metadata", "memory", "currentMemory", "memoryBacking", "vcpu", "cputune", "os", "cpu")
+_SETTINGS = (
+    "description",
+    "metadata",
+    "memory",
+    "currentMemory",
+    "memoryBacking",
+    "memtune",
+    "vcpu",
+    "cputune",
+    "os",
+    "cpu",
+)
 
 
 def _settings(vm: Vm, host: Host, maximum: Optional[int] = None) -> Dict[str, List[Element]]:
@@ -163,8 +179,16 @@ def _settings(vm: Vm, host: Host, maximum: Optional[int] = None) -> Dict[str, Li
     holder.append(_metadata_element(vm))
     _add(root, "memory", str(memory.size), unit="MiB")
     _add(root, "currentMemory", str(memory.size), unit="MiB")
+    backing = Element("memoryBacking")
     if memory.hugepages:
-        _add(_add(root, "memoryBacking"), "hugepages")
+        _add(backing, "hugepages")
+    if memory.reservation:
+        _add(backing, "locked")
+    if len(backing):
+        root.append(backing)
+    if memory.limit is not None:
+        # What is over it is taken back by the kernel; QEMU is not killed for it, as it is with hard_limit.
+        _add(_add(root, "memtune"), "soft_limit", str(memory.limit), unit="MiB")
     _add(root, "vcpu", str(maximum), placement="static", current=None if maximum == count else count)
     tune = Element("cputune")
     for element in _tuning(cpu, maximum):
@@ -223,6 +247,7 @@ def metadata_text(vm: Vm) -> str:
     known: Dict[str, Any] = {
         "template": vm.template,
         "clone": vm.clone,
+        "tags": list(vm.tags or ()),
         "guest": vm.guest.to_document() if vm.guest is not None else None,
         "disks": [
             {"name": disk.name, "provisioning": disk.provisioning, **({"pool": disk.pool} if disk.pool else {})}
@@ -337,6 +362,21 @@ def _seed_element(path: str) -> Element:
     return element
 
 
+def _cdrom_element(path: Optional[str], target: str) -> Element:
+    """Return a CD-ROM drive; SATA, which firmware and every installer know.
+
+    path: of the image in it, or None for an empty drive.
+    """
+    element = Element("disk", {"type": "file", "device": "cdrom"})
+    _add(element, "driver", name="qemu", type="raw")
+    if path:
+        _add(element, "source", file=path)
+    _add(element, "target", dev=target, bus="sata")
+    _add(element, "readonly")
+    _add(element, "alias", name=CDROM_ALIAS)
+    return element
+
+
 def _tpm_element() -> Element:
     element = Element("tpm", {"model": "tpm-crb"})
     _add(element, "backend", type="emulator", version="2.0")
@@ -364,6 +404,7 @@ def nic_element(vm: str, nic: Nic, switch: str, host: Host, network: Optional[Vi
     _add(element, "model", type=nic.model)
     if nic.connected is False:
         _add(element, "link", state="down")
+    element.extend(nic_bandwidth.elements(nic.bandwidth))
     _add(element, "alias", name=nic_alias(str(nic.name)))
     return element
 
@@ -406,10 +447,12 @@ def merge(config: str, vm: Vm, switches: Mapping[str, str], host: Host, where: D
     current = read_xml(config, config, host)
     maximum = int(domain.findtext("vcpu") or 1)
     settings = _settings(vm, host, maximum)
-    for tag in ("description", "memory", "currentMemory", "memoryBacking", "vcpu"):
+    for tag in ("description", "memory", "currentMemory", "vcpu"):
         _replace(domain, tag, settings[tag])
     _merge_metadata(domain, settings["metadata"][0])
-    _merge_tuning(domain, settings["cputune"])
+    _merge_within(domain, "memoryBacking", ("hugepages", "locked"), settings["memoryBacking"])
+    _merge_within(domain, "memtune", ("soft_limit",), settings["memtune"])
+    _merge_within(domain, "cputune", ("shares", "global_period", "global_quota", "vcpupin"), settings["cputune"])
     if (current.firmware, current.secure_boot) != (vm.firmware, vm.secure_boot):
         # Without loader and variables, libvirt chooses them anew by what is asked.
         _replace(domain, "os", settings["os"])
@@ -422,6 +465,7 @@ def merge(config: str, vm: Vm, switches: Mapping[str, str], host: Host, where: D
     if devices is None:
         raise AssertionError("not reached: devices is None")
     _merge_disks(devices, vm, where)
+    _merge_cdrom(devices, vm)
     _merge_nics(devices, vm, switches, host)
     _merge_tpm(devices, vm)
     if any(disk.bus == "scsi" for disk in vm.disks or ()) and not _has_scsi(devices):
@@ -452,16 +496,19 @@ def _merge_metadata(domain: Element, wanted: Element) -> None:
     holder.extend(list(wanted))
 
 
-def _merge_tuning(domain: Element, wanted: Sequence[Element]) -> None:
-    tune = domain.find("cputune")
-    if tune is None:
+def _merge_within(domain: Element, tag: str, ours: Sequence[str], wanted: Sequence[Element]) -> None:
+    """Replace those elements of a section that are ours, and leave the others in it alone."""
+    section = domain.find(tag)
+    if section is None:
         domain.extend(wanted)
         return
-    for tag in ("shares", "global_period", "global_quota", "vcpupin"):
-        for old in tune.findall(tag):
-            tune.remove(old)
+    for name in ours:
+        for old in section.findall(name):
+            section.remove(old)
     for element in wanted:
-        tune.extend(list(element))
+        section.extend(list(element))
+    if not len(section):
+        domain.remove(section)
 
 
 def _merge_boot(domain: Element, wanted: Element) -> None:
@@ -534,6 +581,22 @@ def _merge_disks(devices: Element, vm: Vm, where: Directories) -> None:
             _replace(old, "address", [])
 
 
+def _merge_cdrom(devices: Element, vm: Vm) -> None:
+    drive = _by_alias(devices, "disk").get(CDROM_ALIAS)
+    if drive is not None:
+        # An empty drive stays, so that a medium can be put into it while the VM runs.
+        _replace(drive, "source", [])
+        if vm.cdrom:
+            _add(drive, "source", file=vm.cdrom)
+        return
+    if not vm.cdrom:
+        return
+    taken = {_target(element) for element in devices.findall("disk")}
+    new = _cdrom_element(vm.cdrom, _next_target(Disk(bus="sata"), taken))
+    seeds = [number for number, element in enumerate(devices) if _alias(element) == SEED_ALIAS]
+    devices.insert(seeds[0] if seeds else len(devices), new)
+
+
 def _merge_nics(devices: Element, vm: Vm, switches: Mapping[str, str], host: Host) -> None:
     known = _by_alias(devices, "interface")
     wanted = {nic_alias(str(nic.name)) for nic in vm.nics or ()}
@@ -546,7 +609,7 @@ def _merge_nics(devices: Element, vm: Vm, switches: Mapping[str, str], host: Hos
         if old is None:
             devices.append(new)
             continue
-        for tag in ("mac", "source", "vlan", "virtualport", "target", "model", "link"):
+        for tag in ("mac", "source", "vlan", "virtualport", "target", "model", "link", "bandwidth"):
             _replace(old, tag, new.findall(tag))
 
 
@@ -614,9 +677,20 @@ def maximum_vcpus(xml: str) -> int:
     return int(parse(xml).findtext("vcpu") or 1)
 
 
-def nvram_path(xml: str) -> Optional[str]:
-    """Return the path of a UEFI domain's variables, or None."""
-    return parse(xml).findtext("os/nvram")
+def variables_path(xml: str, where: Directories) -> Optional[str]:
+    """Return the path of a domain's UEFI variables, or None where it boots by BIOS.
+
+    libvirt 9 does not say it of a domain whose firmware it chooses, until that runs; it is made of the domain's name then.
+    """
+    domain = parse(xml)
+    system = domain.find("os")
+    chosen = system is not None and system.get("firmware") == "efi"
+    return domain.findtext("os/nvram") or (where.variables(str(domain.findtext("name"))) if chosen else None)
+
+
+def has_tpm(xml: str) -> bool:
+    """Return whether a domain has a TPM."""
+    return parse(xml).find("devices/tpm") is not None
 
 
 def is_ours(xml: str) -> bool:
@@ -643,12 +717,11 @@ def read_xml(live: str, config: str, host: Host) -> Vm:
         secure_boot=secure_boot,
         tpm=devices is not None and devices.find("tpm") is not None,
         cpu=_read_cpu(running, inactive, host),
-        memory=Memory(
-            size=mib_of(running.find("memory")),
-            hugepages=running.find("memoryBacking/hugepages") is not None,
-        ),
+        memory=_read_memory(running),
         disks=_read_disks(devices, known),
-        nics=_read_nics(devices, known),
+        nics=_read_nics(devices, inactive.find("devices"), known),
+        cdrom=_read_cdrom(devices),
+        tags=tuple(known.get("tags") or ()),
         guest=_read_guest(known.get("guest")),
         boot_order=_read_boot_order(inactive),
         description=running.findtext("description"),
@@ -671,6 +744,22 @@ def mib_of(element: Optional[Element]) -> Optional[int]:
         return None
     factor = {"KiB": 1, "MiB": KIB, "GiB": KIB * KIB}.get(element.get("unit", "KiB"), 1)
     return int(element.text or 0) * factor // KIB
+
+
+def _read_memory(domain: Element) -> Memory:
+    size = mib_of(domain.find("memory"))
+    return Memory(
+        size=size,
+        limit=mib_of(domain.find("memtune/soft_limit")),
+        reservation=size if domain.find("memoryBacking/locked") is not None else 0,
+        hugepages=domain.find("memoryBacking/hugepages") is not None,
+    )
+
+
+def _read_cdrom(devices: Optional[Element]) -> Optional[str]:
+    drive = _by_alias(devices, "disk").get(CDROM_ALIAS) if devices is not None else None
+    source = drive.find("source") if drive is not None else None
+    return source.get("file") if source is not None else None
 
 
 def _read_firmware(domain: Element) -> Tuple[str, bool]:
@@ -784,13 +873,16 @@ def _read_limits(element: Optional[Element]) -> DiskLimits:
     return DiskLimits(**values)
 
 
-def _read_nics(devices: Optional[Element], known: Mapping[str, Any]) -> Tuple[Nic, ...]:
+def _read_nics(devices: Optional[Element], configured: Optional[Element], known: Mapping[str, Any]) -> Tuple[Nic, ...]:
     order = _order(known, "nics")
+    inactive = _by_alias(configured, "interface") if configured is not None else {}
     nics: List[Nic] = []
     for alias, element in (_by_alias(devices, "interface") if devices is not None else {}).items():
         name = alias[len("ua-") :]
         source, mac, model, link = (element.find(tag) for tag in ("source", "mac", "model", "link"))
         said = order.get(name, {})
+        # Of a NIC that runs libvirt shows the limits of its network where it has none of its own.
+        limited = alias not in inactive or inactive[alias].find("bandwidth") is not None
         nics.append(
             Nic(
                 name=name,
@@ -798,6 +890,7 @@ def _read_nics(devices: Optional[Element], known: Mapping[str, Any]) -> Tuple[Ni
                 mac=mac.get("address") if mac is not None else None,
                 model=model.get("type") if model is not None else None,
                 connected=link is None or link.get("state") != "down",
+                bandwidth=nic_bandwidth.read(element) if limited else Bandwidth(),
                 addresses=tuple(said.get("addresses") or ()),
                 gateway4=said.get("gateway4"),
                 gateway6=said.get("gateway6"),

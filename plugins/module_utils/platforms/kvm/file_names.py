@@ -135,3 +135,11 @@ class Directories:
     def console(self, vm: str) -> str:
         """Return the path of the log of a VM's serial console."""
         return os.path.join(self.consoles, f"{vm}.log")
+
+    def variables(self, vm: str) -> str:
+        """Return the path at which libvirt keeps the UEFI variables of a VM for which none is said."""
+        return os.path.join(self.nvram, f"{vm}_VARS.fd")
+
+    def tpm_state(self, uuid: str) -> str:
+        """Return the directory of the state of a VM's TPM."""
+        return os.path.join(self.tpms, uuid)

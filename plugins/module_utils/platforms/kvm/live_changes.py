@@ -58,12 +58,14 @@ def reasons_for_restart(before: Vm, after: Vm, xml: str) -> Iterator[str]:
     if count < old_count or count > domain_xml.maximum_vcpus(xml):
         yield "cpu.count"
     old_memory, memory = before.memory or Memory(), after.memory or Memory()
-    for name in ("size", "hugepages"):
+    for name in ("size", "hugepages", "reservation"):
         if getattr(old_memory, name) != getattr(memory, name):
             yield f"memory.{name}"
     for name in ("secure_boot", "tpm", "boot_order"):
         if getattr(before, name) != getattr(after, name):
             yield name
+    if after.cdrom and domain_xml.find_device(xml, domain_xml.CDROM_ALIAS) is None:
+        yield "cdrom"  # SATA drives cannot be plugged in
     needed = 0
     for reason, ports in [*_disk_reasons(before, after, xml), *_nic_reasons(before, after)]:
         needed += ports
@@ -130,7 +132,13 @@ class LiveChanges:
         """Make the changes. Raises ApplyError and libvirt's exceptions."""
         self.config = self.domain.XMLDesc(self.libvirt.VIR_DOMAIN_XML_INACTIVE)
         self._change_processors(before.cpu or Cpu(), after.cpu or Cpu())
+        self._change_memory(before.memory or Memory(), after.memory or Memory())
         self._change_disks(before, after)
+        if (before.cdrom or "") != (after.cdrom or ""):
+            # As it stands in the configuration now: with another medium, or with none.
+            drive = domain_xml.find_device(self.config, domain_xml.CDROM_ALIAS)
+            if drive is not None:
+                self.domain.updateDeviceFlags(domain_xml.to_text(drive), self.live)
         self._change_nics(before, after)
         if before.description != after.description:
             self.domain.setMetadata(
@@ -162,6 +170,11 @@ class LiveChanges:
             # Offline vCPU are pinned as well, for the moment in which they come.
             for number in range(domain_xml.maximum_vcpus(self.config)):
                 self.domain.pinVcpuFlags(number, cores, self.live)
+
+    def _change_memory(self, before: Memory, after: Memory) -> None:
+        if before.limit != after.limit and after.limit is not None:
+            # memory.high of the VM's cgroup, in KiB (virDomainSetMemoryParameters)
+            self.domain.setMemoryParameters({"soft_limit": after.limit * domain_xml.KIB}, self.live)
 
     def _cores(self, pinning: Optional[str]) -> Tuple[bool, ...]:
         wanted = set(self.host.processors)
@@ -199,7 +212,7 @@ class LiveChanges:
             present: Optional[Nic] = old.get(name)
             if present is None:
                 self._plug(domain_xml.nic_alias(name))
-            elif (present.network, present.connected) != (nic.network, nic.connected):
+            elif (present.network, present.connected, present.bandwidth) != (nic.network, nic.connected, nic.bandwidth):
                 network = self.networks[str(nic.network)]
                 element = domain_xml.nic_element(str(after.name), nic, str(network.switch), self.host, network)
                 self.domain.updateDeviceFlags(domain_xml.to_text(element), self.live)

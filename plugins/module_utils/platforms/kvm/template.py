@@ -54,6 +54,7 @@ class KvmTemplates(Interface):
             "template.format.vhd",
             "template.format.ova",
             "template.firmware.bios",
+            "template.firmware.uefi",
             "template.customization.cloud_init",
             "template.customization.none",
         }

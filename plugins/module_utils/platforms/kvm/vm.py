@@ -38,6 +38,7 @@ from . import (
     guests,
     host_devices,
     live_changes,
+    nic_bandwidth,
     volumes,
 )
 from .disk_images import MIB, ImageError
@@ -53,6 +54,7 @@ MARK_RESTARTING = ".restarting"
 MARKS = (MARK_MAKING, MARK_REMOVING, MARK_RESTARTING)
 WORKERS = 8
 FIRST_DISK = "root"
+OVMF = "/usr/share/OVMF"
 LARGEST_WEIGHT = 10_000  # cgroup v2, cpu.weight
 
 
@@ -76,11 +78,21 @@ class KvmVms(Interface):
             "vm.clone.linked",
             "vm.clone.full",
             "vm.firmware.bios",
+            "vm.firmware.uefi",
+            "vm.secure_boot",
+            "vm.tpm",
+            "vm.cpu.topology",
+            "vm.cpu.model",
+            "vm.cpu.nested",
             "vm.cpu.shares",
             "vm.cpu.limit",
             "vm.cpu.pinning",
+            "vm.memory.hugepages",
+            "vm.memory.limit",
+            "vm.memory.reservation",
             "vm.disk.bus.virtio",
             "vm.disk.bus.scsi",
+            "vm.disk.bus.sata",
             "vm.disk.provisioning.thin",
             "vm.disk.provisioning.thick",
             "vm.disk.cache",
@@ -90,6 +102,9 @@ class KvmVms(Interface):
             "vm.nic.model.e1000e",
             "vm.nic.model.vmxnet3",
             "vm.nic.connected",
+            "vm.nic.bandwidth",
+            "vm.cdrom",
+            "vm.tags",
             "vm.guest",
             "vm.boot_order",
             "vm.autostart",
@@ -220,19 +235,36 @@ class KvmVms(Interface):
                 place.field("cpu").field("nested").text,
                 "the host does not let its guests run VMs; the role kvm_host switches that on",
             )
-        if vm.firmware == "uefi" and not os.path.isdir("/usr/share/OVMF"):
+        if vm.firmware == "uefi" and not os.path.isdir(OVMF):
             yield Problem(place.field("firmware").text, "'uefi' needs the package ovmf on the host, which is missing")
         if vm.tpm and shutil.which("swtpm") is None:
             yield Problem(place.field("tpm").text, "needs the package swtpm on the host, which is missing")
         old = before if isinstance(before, Vm) else None
-        if memory.hugepages and vm.power != "stopped" and (old is None or old.power == "stopped"):
+        if more_hugepages(old, vm):
+            needed = sum(
+                more_hugepages(context.before.get("vm", {}).get(key), other)
+                for key, other in context.wanted.get("vm", {}).items()
+            )
             free = free_hugepages()
-            if free < (memory.size or 0):
+            if free < needed:
                 yield Problem(
                     place.field("memory").field("hugepages").text,
-                    f"{memory.size} MiB of huge pages are needed, and {free} MiB are free (sysctl vm.nr_hugepages)",
+                    f"{needed} MiB of huge pages are needed for what this task starts, and {free} MiB are free "
+                    "(sysctl vm.nr_hugepages)",
                 )
+        if memory.reservation not in (None, 0, memory.size):
+            yield Problem(
+                place.field("memory").field("reservation").text,
+                f"{memory.reservation} MiB is not allowed; allowed is 0 or the VM's whole size, {memory.size} MiB, since "
+                "QEMU locks all of a VM's memory in the host's or none",
+            )
+        if vm.cdrom and (old is None or old.cdrom != vm.cdrom):
+            problem = disk_images.medium_problem(vm.cdrom)
+            if problem:
+                yield Problem(place.field("cdrom").text, problem)
         for nic in vm.nics or ():
+            for field, message in nic_bandwidth.problems(nic.bandwidth):
+                yield Problem(place.field("nics").item(nic.label).inner(field).text, message)
             if nic.network and not self._networks(context).get(nic.network):
                 yield Problem(
                     place.field("nics").item(nic.label).field("network").text,
@@ -510,6 +542,8 @@ class KvmVms(Interface):
                 self._write_seed(vm, cloud_init.new_instance(uuid_of(name)))
             xml = domain_xml.to_xml(vm, self._switches(vm, context), self._host_with_switches(), where, seed)
             domain = session.connection().defineXML(xml)
+            # Variables that a VM of this name has left would be started with, and with them its boot entries and keys.
+            _forget_variables(self.where.variables(name), self.where)
         except BaseException:
             volumes.clean_up(directory, whole=False)
             shutil.rmtree(directory, ignore_errors=True)
@@ -571,17 +605,18 @@ class KvmVms(Interface):
             self._update_seed(before, after)
             config = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
             if before.secure_boot != after.secure_boot:
-                _forget_variables(domain_xml.nvram_path(config), self.where)
+                _forget_variables(domain_xml.variables_path(config, self.where), self.where)
             host = self._host_with_switches()
             session.connection().defineXML(domain_xml.merge(config, after, self._switches(after, context), host, where))
             if domain.isActive():
                 live_changes.LiveChanges(domain, host, self._networks(context)).make(before, after)
-                port_acls = self.platform.owner("port_acl")
-                if before.nics != after.nics and port_acls is not None:
-                    # libvirt's hook runs when a VM starts, not when a NIC is plugged into it.
-                    port_acls.refresh({name})
-                if before.nics != after.nics:
-                    guest_ports.tell_vm(name)
+            port_acls = self.platform.owner("port_acl")
+            if before.nics != after.nics and port_acls is not None:
+                # libvirt's hook runs when a VM starts, not when a NIC is plugged into it; and what it puts in force
+                # then is what is stored, which has to be for the MAC address that the VM starts with.
+                port_acls.refresh({name})
+            if before.nics != after.nics and domain.isActive():
+                guest_ports.tell_vm(name)
         if before.autostart != after.autostart:
             domain.setAutostart(bool(after.autostart))
         domains.set_power(domain, str(after.power), name, operation, console, context.progress)
@@ -642,7 +677,7 @@ class KvmVms(Interface):
         if operation.delete_disks and os.path.isdir(directory):
             volumes.write_journal(directory, [volumes.file_at(path) for path in paths])
             _touch(os.path.join(directory, MARK_REMOVING))
-        _undefine(domain)
+        _undefine(domain, self.where)
         if operation.delete_disks:
             volumes.clean_up(directory, whole=False)
             shutil.rmtree(directory, ignore_errors=False) if os.path.isdir(directory) else None
@@ -665,7 +700,9 @@ class KvmVms(Interface):
                     _remove_partial(entry.path)
                     continue
                 if session.read(
-                    lambda connection, name=entry.name, marks=marks: _is_whole(connection, name, marks),  # type: ignore[misc]
+                    lambda connection, name=entry.name, marks=marks: _is_whole(  # type: ignore[misc]
+                        connection, name, marks, self.where
+                    ),
                     f"VM {show(entry.name)} cannot be looked for",
                 ):
                     volumes.clean_up(entry.path, whole=True)
@@ -722,8 +759,13 @@ def resolve(vm: Vm, template: Optional[Template]) -> Vm:
     )
 
 
-def _undefine(domain: Any) -> None:
+def _undefine(domain: Any, where: Directories) -> None:
     libvirt = session.library()
+    if not domain_xml.has_tpm(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
+        # It had one once; libvirt removes the state of the TPM that it has.
+        state = where.tpm_state(domain.UUIDString())
+        if os.path.isdir(state):
+            shutil.rmtree(state)
     domain.undefineFlags(
         libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -733,7 +775,7 @@ def _undefine(domain: Any) -> None:
     )
 
 
-def _is_whole(connection: Any, name: str, marks: Sequence[str]) -> bool:
+def _is_whole(connection: Any, name: str, marks: Sequence[str], where: Directories) -> bool:
     """Return whether a VM with a mark is one that stays; one that was being made and never ran is taken back.
 
     One that was stopped to be started again is started, whether or not its change was made by then.
@@ -744,7 +786,7 @@ def _is_whole(connection: Any, name: str, marks: Sequence[str]) -> bool:
     if domain.isActive():
         return True
     if MARK_MAKING in marks:
-        _undefine(domain)
+        _undefine(domain, where)
         return False
     if MARK_RESTARTING in marks:
         domains.start(domain, name)  # it ran before it was stopped for a change
@@ -821,6 +863,16 @@ def _file_text(path: str) -> str:
 def _meminfo() -> Dict[str, int]:
     lines = [line.split() for line in _file_text("/proc/meminfo").splitlines()]
     return {parts[0].rstrip(":"): int(parts[1]) for parts in lines if len(parts) > 1 and parts[1].isdigit()}
+
+
+def more_hugepages(before: Optional[ModelObject], after: ModelObject) -> int:
+    """Return how much more memory in huge pages a VM takes after a change than before it, in MiB."""
+
+    def taken(vm: Optional[ModelObject]) -> int:
+        memory = vm.memory if isinstance(vm, Vm) and vm.power != "stopped" else None
+        return (memory.size or 0) if memory is not None and memory.hugepages else 0
+
+    return max(0, taken(after) - taken(before))
 
 
 def free_hugepages() -> int:

@@ -115,6 +115,19 @@ def declared(value: Any, cls: Any, path: str = "") -> Any:
     return dataclasses.replace(value, **fields)
 
 
+def in_kilobytes(nic: Any) -> Any:
+    """Return a NIC whose limits are whole kilobytes, which libvirt counts in, and have no peak."""
+    limits = nic.bandwidth
+    if limits is None:
+        return nic
+    rates = {
+        name: dataclasses.replace(rate, average=rate.average and (rate.average + 7) // 8 * 8, peak=None)
+        for name, rate in vars(limits).items()
+        if rate is not None
+    }
+    return dataclasses.replace(nic, bandwidth=dataclasses.replace(limits, **rates))
+
+
 @st.composite
 def vms(draw: Any) -> Vm:
     data = Generator(DrawnChooser(draw)).item(Vm)
@@ -124,7 +137,11 @@ def vms(draw: Any) -> Vm:
         return Vm.parse({"name": "plain", "memory": {"size": 64}})
     vm = declared(vm, Vm)
     memory = vm.memory or domain_xml.Memory(size=64)
-    vm = dataclasses.replace(vm, memory=memory, template=None, guest=vm.guest)
+    # What the platform refuses: a part of the memory, parts of a kilobyte, paths that virt-aa-helper does not pass on.
+    memory = dataclasses.replace(memory, reservation=memory.size if memory.reservation else memory.reservation)
+    nics = None if vm.nics is None else tuple(map(in_kilobytes, vm.nics))
+    cdrom = vm.cdrom and "/srv/" + "".join(c for c in vm.cdrom if c.isalnum() and c.isascii())
+    vm = dataclasses.replace(vm, memory=memory, nics=nics, cdrom=cdrom, template=None, guest=vm.guest)
     cpu = vm.cpu
     if cpu is not None and (cpu.sockets or cpu.cores or cpu.threads):
         count = (cpu.sockets or 1) * (cpu.cores or 1) * (cpu.threads or 1)
@@ -214,6 +231,64 @@ def test_a_change_keeps_the_addresses_by_which_the_guest_knows_its_devices() -> 
     assert source.attrib == {"network": "br1", "portgroup": "b"}
     assert link is not None
     assert link.get("state") == "down"
+
+
+def test_a_change_keeps_what_others_have_set_beside_our_own_settings() -> None:
+    vm = complete({"name": "web1", "memory": {"size": 256, "limit": 300, "reservation": 256}})
+    domain = ElementTree.fromstring(to_xml(vm))
+    for section, element in (
+        ("memoryBacking", "<access mode='shared'/>"),
+        ("memtune", "<hard_limit unit='MiB'>900</hard_limit>"),
+    ):
+        found = domain.find(section)
+        assert found is not None
+        found.append(ElementTree.fromstring(element))
+    after = dataclasses.replace(vm, memory=domain_xml.Memory(size=256, limit=400, reservation=0, hugepages=True))
+    merged = ElementTree.fromstring(
+        domain_xml.merge(ElementTree.tostring(domain, encoding="unicode"), after, {}, HOST, WHERE)
+    )
+    assert sorted(element.tag for element in merged.iterfind("memoryBacking/*")) == ["access", "hugepages"]
+    assert {element.tag: element.text for element in merged.iterfind("memtune/*")} == {
+        "hard_limit": "900",
+        "soft_limit": "400",
+    }
+
+
+def test_a_cdrom_drive_stands_before_the_seed_and_stays_when_its_medium_goes() -> None:
+    vm = complete({"name": "web1", "template": "debian", "memory": {"size": 64}, "boot_order": ["cdrom", "disk"]})
+    assert vm.disks is not None
+    inserted = domain_xml.merge(to_xml(vm), dataclasses.replace(vm, cdrom="/srv/a.iso"), {}, HOST, WHERE)
+    made = to_xml(dataclasses.replace(vm, cdrom="/srv/a.iso"))
+    for xml in (inserted, made):
+        drives = list(ElementTree.fromstring(xml).iterfind("devices/disk[@device='cdrom']"))
+        assert [domain_xml._alias(drive) for drive in drives] == ["ua-CDROM", "ua-SEED"]
+        assert domain_xml.read_xml(xml, xml, HOST).cdrom == "/srv/a.iso"
+    taken_out = domain_xml.merge(made, dataclasses.replace(vm, cdrom=""), {}, HOST, WHERE)
+    drive = domain_xml.find_device(taken_out, "ua-CDROM")
+    assert drive is not None
+    assert drive.find("source") is None
+    assert domain_xml.read_xml(taken_out, taken_out, HOST).cdrom is None
+    assert domain_xml.merge(made, dataclasses.replace(vm, cdrom="/srv/b.iso"), {}, HOST, WHERE).count("b.iso") == 1
+
+
+def test_the_limits_of_a_network_are_not_taken_for_those_of_a_nic() -> None:
+    nics = [
+        {"name": "eth0", "network": "a"},
+        {"name": "eth1", "network": "a", "bandwidth": {"inbound": {"average": 800, "burst": 16}}},
+    ]
+    config = to_xml(complete({"name": "web1", "memory": {"size": 64}, "nics": nics}))
+    live = ElementTree.fromstring(config)
+    first, second = live.iterfind("devices/interface")
+    # What Open vSwitch takes for the limit is the peak.
+    assert [element.attrib for element in second.iterfind("bandwidth/*")] == [
+        {"average": "100", "peak": "100", "burst": "16"}
+    ]
+    first.append(ElementTree.fromstring("<bandwidth><outbound average='5'/></bandwidth>"))
+    read = domain_xml.read_xml(ElementTree.tostring(live, encoding="unicode"), config, HOST)
+    assert [nic.bandwidth and nic.bandwidth.to_document() for nic in read.nics or ()] == [
+        {},
+        {"inbound": {"average": 800, "burst": 16}},
+    ]
 
 
 def test_text_that_looks_like_xml_stays_text() -> None:

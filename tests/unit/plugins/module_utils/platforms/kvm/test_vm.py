@@ -25,6 +25,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.documen
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.network import VirtualNetwork
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import disk_images, domain_xml
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import vm as vm_module
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.domain_xml import Host as KvmHost
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.file_names import (
     Directories,
@@ -67,6 +68,7 @@ class Bench:
             images=str(folder / "images"),
             consoles=str(folder / "consoles"),
             nvram=str(folder / "nvram"),
+            tpms=str(folder / "tpm"),
         )
         self.libvirt = Host()
         self.library = Library(self.libvirt)
@@ -267,21 +269,33 @@ def test_disks_that_were_kept_hold_their_template(bench: Bench) -> None:
         ({"memory": {"size": 9000}}, "vm['web1'].memory.size: 9000 MiB is more than the host's 8192 MiB"),
         ({"cpu": {"pinning": "2-5"}}, "vm['web1'].cpu.pinning: the host has no core 4; it has 0-3"),
         ({"cpu": {"shares": 20000}}, "vm['web1'].cpu.shares: 20000 is more than 10000"),
-        ({"cpu": {"nested": True}}, "vm['web1'].cpu.nested: platform kvm cannot do this (capability vm.cpu.nested)"),
+        ({"cpu": {"nested": True}}, "vm['web1'].cpu.nested: the host does not let its guests run VMs"),
+        ({"cpu": {"reservation": 50}}, "vm['web1'].cpu.reservation: platform kvm cannot do this (capability vm.cpu.reservation)"),
+        ({"memory": {"size": 128, "minimum": 64}}, "(capability vm.memory.ballooning)"),
+        ({"memory": {"size": 128, "reservation": 64}}, "vm['web1'].memory.reservation: 64 MiB is not allowed; allowed is 0 or the VM's whole size, 128 MiB"),
+        ({"memory": {"size": 128, "hugepages": True}}, "vm['web1'].memory.hugepages: 128 MiB of huge pages are needed for what this task starts, and 64 MiB are free"),
+        ({"nics": [{"name": "eth0", "network": "a", "bandwidth": {"inbound": {"average": 100}}}]}, "vm['web1'].nics['eth0'].bandwidth.inbound.average: 100 kbit/s is not allowed; allowed is a multiple of 8"),
+        ({"nics": [{"name": "eth0", "network": "a", "bandwidth": {"outbound": {"average": 80, "peak": 160}}}]}, "vm['web1'].nics['eth0'].bandwidth.outbound.peak: is not allowed; allowed are average and burst"),
+        ({"cdrom": "/nowhere.iso"}, "vm['web1'].cdrom: '/nowhere.iso' cannot be read on the host: No such file or directory"),
+        ({"cdrom": "/etc"}, "vm['web1'].cdrom: '/etc' is no regular file on the host"),
+        ({"cdrom": "/etc/passwd"}, "vm['web1'].cdrom: '/etc/passwd' is no image of a CD or DVD"),
+        ({"cdrom": "x.iso"}, "vm['web1'].cdrom: 'x.iso' is no path that a VM can be given"),
+        ({"cdrom": "/srv/*.iso"}, "vm['web1'].cdrom: '/srv/*.iso' is no path that a VM can be given"),
         ({"description": "a\rb"}, "vm['web1'].description: has a carriage return"),
         ({"disks": [{"name": "root", "size": 4}]}, "vm['web1'].disks['root'].size: 4 MiB is less than the 8 MiB of template 'tiny'"),
         ({"disks": [{"name": "root", "provisioning": "thick"}]}, "'thick' goes with clone: full"),
         ({"template": None, "clone": "full", "disks": []}, "vm['web1'].clone: goes with a template"),
         ({"template": None, "guest": {}, "disks": []}, "vm['web1'].guest: goes with a template"),
         ({"template": "bare", "guest": {}}, "vm['web1'].guest: template 'bare' says customization: none"),
-        ({"disks": [{"name": "root", "bus": "nvme"}]}, "platform kvm cannot do 'nvme'; it can do scsi, virtio"),
+        ({"disks": [{"name": "root", "bus": "nvme"}]}, "platform kvm cannot do 'nvme'; it can do sata, scsi, virtio"),
         ({"nics": [{"name": "eth0", "network": "nowhere"}]}, "there is no virtual network 'nowhere'"),
         ({"clone": "full", "disks": [{"name": "root"}, {"name": "big", "size": "900 TiB", "provisioning": "thick"}]}, "are"),
     ],
 )  # fmt: skip
 def test_what_the_host_cannot_have_is_refused_before_anything_is_made(
-    bench: Bench, fields: dict[str, Any], problem: str
+    bench: Bench, fields: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(vm_module, "free_hugepages", lambda: 64)
     bench.add_template("bare", 8, customization="none")
     if "size" in str(fields.get("disks")) and "TiB" in str(fields):
         fields = {**fields, "disks": [{"name": "root"}, {"name": "big", "size": "60 TiB", "provisioning": "thick"}]}
@@ -354,6 +368,11 @@ LIVE = f"<domain><vcpu current='1'>2</vcpu><devices>{PORTS}</devices></domain>"
         ({}, {"cpu": {"shares": 50, "limit": 10, "pinning": "0"}}, []),
         ({}, {"cpu": {"model": "host", "nested": True}}, ["cpu.model", "cpu.nested"]),
         ({}, {"memory": {"size": 256}}, ["memory.size"]),
+        ({}, {"memory": {"size": 128, "reservation": 128, "hugepages": True}}, ["memory.hugepages", "memory.reservation"]),
+        ({}, {"memory": {"size": 128, "limit": 100}, "tags": ["a"]}, []),
+        ({}, {"cdrom": "/srv/a.iso"}, ["cdrom"]),
+        ({"cdrom": "/srv/a.iso"}, {"cdrom": ""}, []),
+        ({"nics": [{"name": "n", "network": "a"}]}, {"nics": [{"name": "n", "network": "a", "bandwidth": {"outbound": {"average": 8}}}]}, []),
         ({}, {"tpm": True, "boot_order": ["network"]}, ["tpm", "boot_order"]),
         ({}, {"description": "x", "autostart": True}, []),
         ({}, {"disks": [{"name": "a", "size": 1}, {"name": "b", "size": 1, "bus": "scsi"}]}, []),
@@ -477,4 +496,89 @@ def test_what_was_read_is_complete(bench: Bench) -> None:
         and (capability is None or capability in able or any(entry.startswith(capability[:-1]) for entry in able))
     ]
     # None says that there is none.
-    assert untold == ["guest", "boot_order", "description"]
+    assert untold == ["cdrom", "guest", "boot_order", "description"]
+
+
+def test_huge_pages_are_counted_for_all_that_a_task_starts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vm_module, "free_hugepages", lambda: 300)
+    memory = {"size": 128, "hugepages": True}
+    bench.apply({"vms": [web(memory=memory)]})
+    bench.libvirt.calls.clear()
+    vms = [web(name=f"web{number}", memory=memory) for number in (2, 3)]
+    # Those of web1, which runs, are taken already.
+    assert bench.apply({"vms": [web(memory=memory), *vms]}, check=True)["changed"] is True
+    monkeypatch.setattr(vm_module, "free_hugepages", lambda: 200)
+    assert [text.partition(",")[0] for text in bench.problems({"vms": [web(memory=memory), *vms]})] == [
+        f"vm['web{number}'].memory.hugepages: 256 MiB of huge pages are needed for what this task starts"
+        for number in (2, 3)
+    ]
+    bench.apply({"vms": [web(memory=memory), {**vms[0], "power": "stopped"}, {**vms[1], "power": "stopped"}]})
+
+
+def test_variables_and_tpm_of_a_vm_do_not_outlive_it(bench: Bench) -> None:
+    os.makedirs(bench.where.nvram)
+    variables = Path(bench.where.variables("web1"))
+    variables.write_text("left by a VM of this name")
+    other = Path(bench.where.variables("web2"))
+    other.write_text("of another VM")
+    bench.apply({"vms": [web(power="stopped")]})
+    assert not variables.exists()
+    assert other.exists()
+    # A TPM that was taken away keeps its state until the VM goes; libvirt would leave it lying around then.
+    state = Path(bench.where.tpm_state(bench.libvirt.domains["web1"].UUIDString()))
+    (state / "tpm2").mkdir(parents=True)
+    bench.apply({"vms": [{"name": "web1", "description": "changed"}]})
+    assert state.exists()
+    bench.apply({"vms": [{"name": "web1", "state": "absent"}]})
+    assert not state.exists()
+
+
+def test_variables_are_made_anew_where_secure_boot_is_switched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vm_module, "OVMF", bench.where.templates)
+    os.makedirs(bench.where.nvram)
+    bench.apply({"vms": [web(firmware="uefi", power="stopped")]})
+    variables = Path(bench.where.variables("web1"))
+    variables.write_text("without keys")
+    bench.apply({"vms": [{"name": "web1", "description": "changed"}]})
+    assert variables.exists()
+    # libvirt says where they lie only once the VM has been started.
+    bench.apply({"vms": [{"name": "web1", "secure_boot": True}]})
+    assert not variables.exists()
+
+
+class PortAcls(Interface):
+    """Filters of ports that only say when they were asked to follow."""
+
+    KINDS = ("port_acl",)
+    CAPABILITIES = frozenset({"port_acl"})
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def read(self, kinds: Any, names: Any) -> Any:
+        return {"port_acl": {}}
+
+    def recover(self) -> None:
+        return None
+
+    def prepare(self, vm: Any, context: Any) -> None:
+        self.calls.append(f"prepare {vm.name}")
+
+    def refresh(self, vms: Any) -> None:
+        self.calls.extend(f"refresh {name}" for name in sorted(vms))
+
+
+def test_a_vm_that_is_off_starts_with_a_filter_for_its_new_mac_address(bench: Bench) -> None:
+    nic = {"name": "eth0", "network": "a"}
+    bench.apply({"vms": [web(power="stopped", nics=[nic])]})
+    platform = bench.platform()
+    bench.libvirt.calls.clear()
+    platform.interfaces = (*platform.interfaces, PortAcls(bench.libvirt.calls))
+    change = {"vms": [{"name": "web1", "power": "running", "nics": [{**nic, "mac": "52:54:00:00:00:aa"}]}]}
+    run(platform, Request(Document.parse(change, ()), Operation.parse({}), False))
+    assert [call for call in bench.libvirt.calls if not call.endswith("ed web1")] == [
+        "prepare web1",
+        "define web1",
+        "refresh web1",
+        "start web1",
+    ]
