@@ -99,10 +99,10 @@ EXAMPLES = r"""
     boot_order: [cdrom, disk]
     tags: [desktop]
 
-- name: Take the image out again
+- name: Put an image into the CD-ROM drive; an empty text takes it out again
   bareforge.hypervisor.vm:
-    name: desktop1
-    cdrom: ""
+    name: web1
+    cdrom: /srv/images/tools.iso
 
 - name: Give a VM more memory, with a restart if it takes one
   bareforge.hypervisor.vm:
