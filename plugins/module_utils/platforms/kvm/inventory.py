@@ -239,7 +239,7 @@ def read_neighbours(warnings: List[str]) -> Dict[str, List[str]]:
         return {}
     argv = [program, "-json", "neighbour", "show"]
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=IP_SECONDS)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=IP_SECONDS, check=False)
         entries = json.loads(done.stdout or b"[]") if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         warnings.append(f"the neighbour table cannot be read: {error}")
