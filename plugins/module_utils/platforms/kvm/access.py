@@ -99,6 +99,7 @@ class KvmAccess(Interface):
 
     def apply(self, changes: Sequence[Change], context: Context) -> None:
         asked = load_asked()
+        present = _sudo_rules(asked)
         for change in changes:
             context.begin(change)
             item = change.after
@@ -113,7 +114,7 @@ class KvmAccess(Interface):
         if asked.permissions:
             libvirt_access.put_in_force()
         # What takes rights away comes before what gives them, in whatever order this dies.
-        rules, present = _sudo_rules(asked), _sudo_rules(load_asked())
+        rules = _sudo_rules(asked)
         sudo.put_in_place([rule for rule in rules if rule in present])
         _store(asked)
         sudo.put_in_place(rules)

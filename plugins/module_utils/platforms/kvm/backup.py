@@ -48,7 +48,7 @@ from .backup_catalogue import (
 from .backup_restore import Order, Restoring
 from .disk_images import MIB, ImageError
 from .file_names import Directories, name_problem
-from .host_files import remove_file, write_json
+from .host_files import remove_file, translated, write_json
 
 POLL_SECONDS = 0.3
 PROGRESS_SECONDS = 5.0
@@ -293,7 +293,7 @@ class KvmBackups(Interface):
                 raise AssertionError("not reached: not isinstance(backup, Backup)")
             context.begin(change)
             try:
-                with session.translated(backup.place.text):
+                with session.translated(backup.place.text), translated(backup.place.text):
                     if change.after is None:
                         self._remove(backup)
                     elif change.before is None:
@@ -302,10 +302,6 @@ class KvmBackups(Interface):
                         raise ApplyError(f"{backup.place.text}: {', '.join(change.fields)} cannot be changed")
             except (ImageError, ChainError) as error:
                 raise ApplyError(f"{backup.place.text}: {error}") from error
-            except OSError as error:
-                raise ApplyError(
-                    f"{backup.place.text}: {error.strerror or error} ({error.filename or 'on the host'})"
-                ) from error
             context.done(change)
 
     def restore(
@@ -361,19 +357,15 @@ class KvmBackups(Interface):
     def recover(self) -> None:
         """End or finish what a killed run was doing. Raises ApplyError, ReadError."""
         for job in self.known.jobs():
-            with session.translated(f"VM {show(job['vm'])} cannot be looked at"):
-                try:
-                    if job["action"] == "backup":
-                        self._recover_backup(job)
-                    elif job["action"] == "remove":
-                        self._finish_removal(job)
-                    else:
-                        Restoring(self.platform, self.where).recover(job)
-                except OSError as error:
-                    raise ApplyError(
-                        f"what a killed run has left of VM {show(job['vm'])} cannot be cleared away: "
-                        f"{error.strerror or error} ({error.filename or 'on the host'})"
-                    ) from error
+            vm = show(job["vm"])
+            what = f"what a killed run has left of VM {vm} cannot be cleared away"
+            with session.translated(f"VM {vm} cannot be looked at"), translated(what):
+                if job["action"] == "backup":
+                    self._recover_backup(job)
+                elif job["action"] == "remove":
+                    self._finish_removal(job)
+                else:
+                    Restoring(self.platform, self.where).recover(job)
 
     def _recover_backup(self, job: Mapping[str, Any]) -> None:
         target = Target(str(job["target"]))

@@ -29,7 +29,7 @@ from .backup_catalogue import ChainError, Entry, KnownTargets, Target
 from .disk_images import MIB, ImageError
 from .domain_xml import Element
 from .file_names import Directories, name_problem
-from .host_files import remove_file, write_json
+from .host_files import remove_file, translated, write_json
 from .names import mac_address, tap_name, uuid_of
 
 STAGED = ".restored"
@@ -254,16 +254,13 @@ class Restoring:
 
     def _carry_out(self, order: Order, prepared: Prepared, operation: Operation, tell: Callable[[str], None]) -> None:
         try:
-            if prepared.present is None:
-                self._make(order, prepared, tell)
-            else:
-                self._replace(order, prepared, operation, tell)
+            with translated(order.place.text):
+                if prepared.present is None:
+                    self._make(order, prepared, tell)
+                else:
+                    self._replace(order, prepared, operation, tell)
         except ImageError as error:
             raise ApplyError(f"{order.place.text}: {error}") from error
-        except OSError as error:
-            raise ApplyError(
-                f"{order.place.text}: {error.strerror or error} ({error.filename or 'on the host'})"
-            ) from error
 
     def _make(self, order: Order, prepared: Prepared, tell: Callable[[str], None]) -> None:
         directory = self.where.vm(order.name)

@@ -22,12 +22,15 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ...errors import ApplyError, BareforgeError, ReadError
 from ...model.types import show
+from ..linux import programs
 
 BLKZEROOUT = 0x127F  # <linux/fs.h>
 ZERO_STEP = 1 << 30
 PROBE_SECONDS = 60
 COMMAND_SECONDS = 600
 PHYSICAL_VOLUME = "LVM2_member"
+
+_ENVIRONMENT = {"LVM_SUPPRESS_FD_WARNINGS": "1"}
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,8 @@ def run(command: Sequence[str], what: str, seconds: int = COMMAND_SECONDS, error
     command: an argument list, never a shell's line. what: what does not work where it fails.
     error: the exception that is raised then.
     """
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "LVM_SUPPRESS_FD_WARNINGS": "1"}
     try:
-        result = subprocess.run(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            env=environment,
-            check=False,
-        )
+        result = programs.completed(command, seconds, environment=_ENVIRONMENT)
     except FileNotFoundError as missing:
         raise error(
             f"{what}: the program {command[0]} is missing on the host", "The role kvm_host installs what pools need"

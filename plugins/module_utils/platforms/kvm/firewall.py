@@ -35,32 +35,9 @@ from .nftables_rules import (
 
 FIREWALL_FILE = "/etc/bareforge/firewall.json"
 FIREWALL_UNIT = "bareforge-firewall.service"
-# As nftables.service of Debian, which empties the whole ruleset when it is (re)started and is therefore followed.
-FIREWALL_UNIT_TEXT = f"""\
-# Written by Bareforge together with {FIREWALL_FILE}.
-[Unit]
-Description=Firewall of the host, by Bareforge
-DefaultDependencies=no
-After=local-fs.target systemd-modules-load.service nftables.service
-Wants=network-pre.target
-Before=network-pre.target shutdown.target
-Conflicts=shutdown.target
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
-ConditionPathExists={FIREWALL_FILE}
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-RuntimeDirectory=bareforge-firewall
-StandardInput=null
-ExecStart=/usr/sbin/nft -j -f {FIREWALL_FILE}
-ExecReload=/usr/sbin/nft -j -f {FIREWALL_FILE}
-
-[Install]
-WantedBy=sysinit.target
-"""
-FIREWALL_TARGET = "sysinit.target"
+FIREWALL_UNIT_TEXT = systemd.nftables_unit(
+    "Firewall of the host, by Bareforge", FIREWALL_UNIT.partition(".")[0], FIREWALL_FILE
+)
 
 # IFNAMSIZ of the kernel less the end of the string; nft takes * at the end as a wildcard.
 _INTERFACE_NAME = re.compile(r"[!-)+-.0-~]{1,15}")
@@ -188,7 +165,7 @@ class KvmFirewall(Interface):
         commands = firewall_commands(firewall, rules.values())
         nftables.run(commands)
         store_asked(firewall, rules, commands)
-        systemd.install_unit(FIREWALL_UNIT, FIREWALL_UNIT_TEXT, FIREWALL_TARGET)
+        systemd.install_unit(FIREWALL_UNIT, FIREWALL_UNIT_TEXT, systemd.NFTABLES_TARGET)
         for change in changes:
             context.done(change)
 
@@ -229,7 +206,7 @@ def _in_force(firewall: Optional[Firewall], rules: Mapping[str, FirewallRule]) -
     commands = firewall_commands(firewall, rules.values())
     kept = read_json(FIREWALL_FILE) or {}
     lasting = kept.get("nftables") == commands and systemd.unit_is_installed(
-        FIREWALL_UNIT, FIREWALL_UNIT_TEXT, FIREWALL_TARGET
+        FIREWALL_UNIT, FIREWALL_UNIT_TEXT, systemd.NFTABLES_TARGET
     )
     shown = nftables.list_table(*HOST_TABLE)
     wanted = None

@@ -6,11 +6,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 from ...errors import ApplyError, ReadError
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn an error of the operating system into an ApplyError. what: the object, or what did not work."""
+    try:
+        yield
+    except OSError as error:
+        raise ApplyError(f"{what}: {error.strerror or error} ({error.filename or 'on the host'})") from error
 
 
 def write_atomically(path: str, content: bytes, mode: int = 0o600) -> None:

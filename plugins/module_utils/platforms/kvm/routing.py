@@ -24,32 +24,13 @@ from .nftables_rules import ROUTING_TABLE, Routing, routing_commands
 ROUTING_FILE = "/etc/bareforge/routing.json"
 FORWARDING_FILE = "/etc/bareforge/forwarding.conf"
 ROUTING_UNIT = "bareforge-routing.service"
-ROUTING_TARGET = "sysinit.target"
-ROUTING_UNIT_TEXT = f"""\
-# Written by Bareforge together with {ROUTING_FILE}.
-[Unit]
-Description=Routing and NAT of the host, by Bareforge
-DefaultDependencies=no
-After=local-fs.target systemd-modules-load.service systemd-sysctl.service nftables.service
-Wants=network-pre.target
-Before=network-pre.target shutdown.target
-Conflicts=shutdown.target
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
-ConditionPathExists={ROUTING_FILE}
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-RuntimeDirectory=bareforge-routing
-StandardInput=null
-ExecStart=/usr/sbin/nft -j -f {ROUTING_FILE}
-ExecStart=/lib/systemd/systemd-sysctl {FORWARDING_FILE}
-ExecReload=/usr/sbin/nft -j -f {ROUTING_FILE}
-
-[Install]
-WantedBy={ROUTING_TARGET}
-"""
+ROUTING_UNIT_TEXT = systemd.nftables_unit(
+    "Routing and NAT of the host, by Bareforge",
+    ROUTING_UNIT.partition(".")[0],
+    ROUTING_FILE,
+    after=["systemd-sysctl.service"],
+    commands=[f"/lib/systemd/systemd-sysctl {FORWARDING_FILE}"],
+)
 
 SWITCHES = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 PROC = "/proc/sys"
@@ -88,7 +69,7 @@ def is_in_force(routing: Routing) -> bool:
         asked.get("commands") == commands
         and read_file(FORWARDING_FILE) == _forwarding_text(routing.families())
         and all(_is_on(family) for family in routing.families())
-        and systemd.unit_is_installed(ROUTING_UNIT, ROUTING_UNIT_TEXT, ROUTING_TARGET)
+        and systemd.unit_is_installed(ROUTING_UNIT, ROUTING_UNIT_TEXT, systemd.NFTABLES_TARGET)
         and nftables.list_table(*ROUTING_TABLE) == nftables.preview(commands, [ROUTING_TABLE])[ROUTING_TABLE]
     )
 
@@ -112,7 +93,7 @@ def put_in_force(routing: Routing) -> None:
     for family in families:
         if not _is_on(family):
             _turn(family, True)
-    systemd.install_unit(ROUTING_UNIT, ROUTING_UNIT_TEXT, ROUTING_TARGET)
+    systemd.install_unit(ROUTING_UNIT, ROUTING_UNIT_TEXT, systemd.NFTABLES_TARGET)
 
 
 def _switch_off(asked: Dict[str, Any]) -> None:
@@ -120,7 +101,7 @@ def _switch_off(asked: Dict[str, Any]) -> None:
         for family in asked.get("switched_on", ()):
             _turn(family, False)
     nftables.run(routing_commands(Routing()))
-    systemd.remove_unit(ROUTING_UNIT, ROUTING_TARGET)
+    systemd.remove_unit(ROUTING_UNIT, systemd.NFTABLES_TARGET)
     remove_file(FORWARDING_FILE)
     # Last, since it says that there is something left to remove.
     remove_file(ROUTING_FILE)

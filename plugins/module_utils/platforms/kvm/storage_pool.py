@@ -399,18 +399,13 @@ class KvmStoragePools(Interface):
             if not isinstance(pool, StoragePool):
                 raise AssertionError("not reached: not isinstance(pool, StoragePool)")
             context.begin(change)
-            try:
-                with session.translated(pool.place.text):
-                    if change.after is None:
-                        self._remove(pool, context)
-                    elif isinstance(change.before, StoragePool):
-                        self._update(change.before, pool)
-                    else:
-                        self._create(pool)
-            except OSError as error:
-                raise ApplyError(
-                    f"{pool.place.text}: {error.strerror or error} ({error.filename or 'on the host'})"
-                ) from error
+            with session.translated(pool.place.text), host_files.translated(pool.place.text):
+                if change.after is None:
+                    self._remove(pool, context)
+                elif isinstance(change.before, StoragePool):
+                    self._update(change.before, pool)
+                else:
+                    self._create(pool)
             self._lvm = None
             context.done(change)
 

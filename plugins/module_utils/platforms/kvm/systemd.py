@@ -15,6 +15,7 @@ from .host_files import read_file, write_atomically
 
 UNIT_FOLDER = "/etc/systemd/system"
 RUNTIME_FOLDER = "/run"
+NFTABLES_TARGET = "sysinit.target"
 
 
 def systemctl(*arguments: str, timeout: float = 60) -> None:
@@ -38,6 +39,44 @@ def run_command(argv: Sequence[str], timeout: float = 60, given: str = "") -> st
         words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
         raise ApplyError(f"{' '.join(argv)} failed: {words}")
     return done.stdout
+
+
+def nftables_unit(
+    description: str, name: str, file: str, after: Sequence[str] = (), commands: Sequence[str] = ()
+) -> str:
+    """Return the text of a unit that loads a file of nftables at boot, before the network is there.
+
+    It goes with Debian's nftables.service, which empties the whole ruleset when it is (re)started and is therefore
+    followed. name: of the unit, without its ending. file: in the JSON form of libnftables-json(5).
+    after: further units that it waits for. commands: what it starts after nft.
+    """
+    load = f"/usr/sbin/nft -j -f {file}"
+    order = " ".join(["local-fs.target", "systemd-modules-load.service", *after, "nftables.service"])
+    started = "\n".join(f"ExecStart={command}" for command in (load, *commands))
+    return f"""\
+# Written by Bareforge together with {file}.
+[Unit]
+Description={description}
+DefaultDependencies=no
+After={order}
+Wants=network-pre.target
+Before=network-pre.target shutdown.target
+Conflicts=shutdown.target
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
+ConditionPathExists={file}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+RuntimeDirectory={name}
+StandardInput=null
+{started}
+ExecReload={load}
+
+[Install]
+WantedBy={NFTABLES_TARGET}
+"""
 
 
 def unit_is_installed(name: str, content: str, wanted_by: str) -> bool:

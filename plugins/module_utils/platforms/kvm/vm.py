@@ -37,6 +37,7 @@ from . import (
     guest_ports,
     guests,
     host_devices,
+    host_files,
     live_changes,
     nic_bandwidth,
     volumes,
@@ -494,7 +495,7 @@ class KvmVms(Interface):
             raise AssertionError("not reached: not isinstance(vm, Vm)")
         context.begin(change)
         try:
-            with session.translated(vm.place.text):
+            with session.translated(vm.place.text), host_files.translated(vm.place.text):
                 if change.after is None:
                     self._remove(vm, context)
                 elif isinstance(change.before, Vm):
@@ -503,10 +504,6 @@ class KvmVms(Interface):
                     self._create(vm, context)
         except ImageError as error:
             raise ApplyError(f"{vm.place.text}: {error}") from error
-        except OSError as error:
-            raise ApplyError(
-                f"{vm.place.text}: {error.strerror or error} ({error.filename or 'on the host'})"
-            ) from error
         context.done(change)
 
     def _networks(self, context: Context) -> Dict[str, VirtualNetwork]:

@@ -160,13 +160,17 @@ def date_of(day: int) -> str:
     return (EPOCH + datetime.timedelta(days=min(day, (datetime.date.max - EPOCH).days))).isoformat()
 
 
+def _status(process: str) -> Dict[str, str]:
+    with open(os.path.join(PROC, process, "status"), encoding="utf-8", errors="replace") as stream:
+        return dict(line.rstrip("\n").partition(":")[::2] for line in stream)
+
+
 def processes_of(uid: int) -> List[str]:
     """Return `NUMBER NAME` of every process that runs as a user (proc(5), the real, effective and saved id)."""
     found = []
     for entry in sorted((name for name in os.listdir(PROC) if name.isdigit()), key=int):
         try:
-            with open(os.path.join(PROC, entry, "status"), encoding="utf-8", errors="replace") as stream:
-                fields = dict(line.rstrip("\n").partition(":")[::2] for line in stream)
+            fields = _status(entry)
         except (FileNotFoundError, ProcessLookupError):
             continue
         # One that has ended and is not yet waited for does nothing any more.
@@ -181,18 +185,16 @@ def logged_in_ids() -> FrozenSet[int]:
     4294967295 in loginuid says that no session set it (pam_loginuid(8)).
     """
     found: Set[int] = set()
-    for path in ("self/loginuid",):
-        number = _number((read_text(os.path.join(PROC, path)) or "").strip())
-        if number is not None and number < 2**32 - 1:
-            found.add(number)
+    number = _number((read_text(os.path.join(PROC, "self/loginuid")) or "").strip())
+    if number is not None and number < 2**32 - 1:
+        found.add(number)
     number = _number(os.environ.get("SUDO_UID", ""))
     if number is not None:
         found.add(number)
     process = os.getpid()
     for _generation in range(64):
         try:
-            with open(os.path.join(PROC, str(process), "status"), encoding="utf-8", errors="replace") as stream:
-                fields = dict(line.rstrip("\n").partition(":")[::2] for line in stream)
+            fields = _status(str(process))
         except OSError:
             break
         found.add(int(fields["Uid"].split()[0]))

@@ -22,13 +22,13 @@ from ...errors import ApplyError, BareforgeError, GuardError
 from ...hardening.expectation import ABSENT, show_found
 from ...hardening.target import Arm, Condition, HardeningTarget, Setting, Step, Steps, Survey, Wanted
 from . import config_text as text_of
+from . import programs
 from .config_text import CONFIG_FORMATS, Assignment
 from .host_reader import (
     LINUX_CONDITIONS,
     PROC_SYS,
     SSHD,
     HostReader,
-    complaint_of,
     read_text,
     run_program,
     unit_state,
@@ -99,7 +99,7 @@ def run_or_fail(arguments: Sequence[str], timeout: float = 120) -> subprocess.Co
     result = run_program(arguments, timeout)
     if result.returncode:
         words = " ".join(argument for argument in arguments if argument != "--")
-        raise ApplyError(f"{words} failed: {complaint_of(result)}")
+        raise ApplyError(f"{words} failed: {programs.complaint_of(result)}")
     return result
 
 
@@ -191,7 +191,9 @@ class WriteSshdFile(WriteFile):
         finally:
             os.unlink(path)
         return (
-            f"sshd refuses it: {complaint_of(result).replace(path, 'the configuration')}" if result.returncode else None
+            f"sshd refuses it: {programs.complaint_of(result).replace(path, 'the configuration')}"
+            if result.returncode
+            else None
         )
 
 
@@ -266,7 +268,9 @@ class RunModprobe(LinuxStep):
         else:
             result = run_program(["modprobe", "-r", "--", self.target])
             if result.returncode:
-                raise ApplyError(f"cannot be unloaded now ({complaint_of(result)}); it stays away after the next start")
+                raise ApplyError(
+                    f"cannot be unloaded now ({programs.complaint_of(result)}); it stays away after the next start"
+                )
         return {}
 
 

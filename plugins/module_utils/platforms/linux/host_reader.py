@@ -24,6 +24,7 @@ from ...errors import ReadError
 from ...hardening.expectation import Found
 from ...hardening.target import Condition, Finding, Setting, Survey
 from . import config_text as text_of
+from . import programs
 from .settings import (
     ApparmorProfile,
     ConfigFileSetting,
@@ -63,34 +64,12 @@ def run_program(arguments: Sequence[str], timeout: float = 60) -> subprocess.Com
 
     Raises ReadError where it is not there or does not end within `timeout` seconds.
     """
-    environment = {
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "LC_ALL": "C.UTF-8",
-        "SYSTEMD_COLORS": "0",
-        # Else systemctl writes links below /etc/rc*.d that were not there before (systemd, docs/ENVIRONMENT.md).
-        "SYSTEMCTL_SKIP_SYSV": "1",
-    }
     try:
-        return subprocess.run(
-            list(arguments),
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout,
-            env=environment,
-        )
+        return programs.completed(arguments, timeout)
     except FileNotFoundError:
         raise ReadError(f"{arguments[0]} is not installed") from None
     except subprocess.TimeoutExpired:
         raise ReadError(f"{arguments[0]} did not end within {timeout:.0f} s") from None
-
-
-def complaint_of(result: subprocess.CompletedProcess[str]) -> str:
-    """Return what a program that failed said, on one line."""
-    lines = [line.strip() for line in (result.stderr or result.stdout).split("\n") if line.strip()]
-    return "; ".join(lines[:3]) or f"exit status {result.returncode}"
 
 
 def read_text(path: str) -> Optional[str]:
@@ -226,7 +205,7 @@ class HostReader:
         """Return the effective settings of the SSH server. Raises ReadError where it cannot tell them."""
         result = run_program([SSHD, "-T"])
         if result.returncode:
-            raise ReadError(f"sshd -T failed: {complaint_of(result)}")
+            raise ReadError(f"sshd -T failed: {programs.complaint_of(result)}")
         return text_of.parse_sshd_output(result.stdout)
 
     def _read_sshd(self, setting: SshdSetting) -> Finding:
@@ -298,7 +277,7 @@ class HostReader:
         result = run_program(["systemctl", "show", "--property=LoadState,UnitFileState,ActiveState", "--", *names])
         blocks = text_of.parse_blocks(result.stdout)
         if result.returncode or len(blocks) != len(names):
-            raise ReadError(f"systemctl show failed: {complaint_of(result)}")
+            raise ReadError(f"systemctl show failed: {programs.complaint_of(result)}")
         return dict(zip(names, blocks))
 
     def _read_service(self, setting: Service) -> Finding:
@@ -310,7 +289,7 @@ class HostReader:
         """Return the versions of the installed packages by name."""
         result = run_program(["dpkg-query", "--show", "--showformat=${Package}\\t${db:Status-Status}\\t${Version}\\n"])
         if result.returncode:
-            raise ReadError(f"dpkg-query failed: {complaint_of(result)}")
+            raise ReadError(f"dpkg-query failed: {programs.complaint_of(result)}")
         rows = (line.split("\t") for line in result.stdout.split("\n") if line.count("\t") == 2)
         return {name: version for name, status, version in rows if status == "installed"}
 

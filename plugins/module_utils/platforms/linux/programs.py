@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import Any, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from ...errors import ApplyError, ReadError
 from .saved_state import replace_file, sync_directory
@@ -18,8 +18,35 @@ ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
     "SYSTEMD_COLORS": "0",
+    # Else systemctl writes links below /etc/rc*.d that were not there before (systemd, docs/ENVIRONMENT.md).
     "SYSTEMCTL_SKIP_SYSV": "1",
 }
+
+
+def completed(
+    argv: Sequence[str], timeout: float, stdin: str = "", environment: Optional[Mapping[str, str]] = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program with an argument list, and return what it printed and its status.
+
+    timeout: in seconds. stdin: what it reads. environment: what it has beside :data:`ENVIRONMENT`.
+    Raises OSError where it cannot be run, subprocess.TimeoutExpired.
+    """
+    return subprocess.run(
+        list(argv),
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=timeout,
+        check=False,
+        env={**ENVIRONMENT, **(environment or {})},
+    )
+
+
+def complaint_of(result: subprocess.CompletedProcess[str]) -> str:
+    """Return what a program that failed said, on one line."""
+    lines = [line.strip() for line in (result.stderr or result.stdout).split("\n") if line.strip()]
+    return "; ".join(lines[:3]) or f"exit status {result.returncode}"
 
 
 def run(argv: Sequence[str], stdin: str = "", what: Optional[str] = None, timeout: float = 120) -> str:
@@ -31,23 +58,13 @@ def run(argv: Sequence[str], stdin: str = "", what: Optional[str] = None, timeou
     """
     subject = what or f"{' '.join(argv)} failed"
     try:
-        done = subprocess.run(
-            list(argv),
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout,
-            check=False,
-            env=ENVIRONMENT,
-        )
+        done = completed(argv, timeout, stdin)
     except subprocess.TimeoutExpired:
         raise ApplyError(f"{subject}: {argv[0]} was still busy after {timeout:.0f} s") from None
     except OSError as error:
         raise ApplyError(f"{subject}: {argv[0]} could not be run: {error.strerror or error}") from error
     if done.returncode != 0:
-        lines = [line.strip() for line in (done.stderr or done.stdout).split("\n") if line.strip()]
-        raise ApplyError(f"{subject}: {'; '.join(lines[:3]) or f'exit status {done.returncode}'}")
+        raise ApplyError(f"{subject}: {complaint_of(done)}")
     return done.stdout
 
 

@@ -25,7 +25,7 @@ from ...model.types import show
 from . import programs, restarts
 from . import system_text as text_of
 from .config_text import parse_blocks
-from .host_reader import complaint_of, drop_in_files, run_program
+from .host_reader import drop_in_files, run_program
 from .saved_state import new_name, sync_directory
 from .system_text import LogTarget
 
@@ -83,7 +83,7 @@ class LinuxSystem(Interface):
         result = run_program(["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState", "--", *units])
         blocks = parse_blocks(result.stdout)
         if result.returncode or len(blocks) != len(units):
-            raise ReadError(f"systemctl show failed: {complaint_of(result)}")
+            raise ReadError(f"systemctl show failed: {programs.complaint_of(result)}")
         self._units = dict(zip(names, blocks))
         return tuple(
             Service(name, unit["ActiveState"] in ("active", "reloading"), _starts_at_boot(unit))
