@@ -23,6 +23,17 @@ VM4, PEER4, OTHER4 = "192.0.2.7", "192.0.2.1", "192.0.2.9"
 VM6, PEER6, OTHER6 = "2001:db8::7", "2001:db8::1", "2001:db8::9"
 VM_LINK_LOCAL = "fe80::5054:ff:fe00:aa"
 ETH_P_ALL = 3
+CABLES = """
+ip link add br0 type bridge mcast_snooping 0
+ip link add vm type veth peer name bftap
+ip link add peer type veth peer name port
+ip link set bftap master br0; ip link set port master br0
+for device in br0 vm bftap peer port; do
+  echo 1 > /proc/sys/net/ipv6/conf/$device/disable_ipv6
+  ip link set $device up
+done
+"""
+"""The bridge br0 of a network namespace with a VM's tap device bftap, whose other end is vm, and a port of another, peer."""
 PLACE = b"<the mark of a frame stands here>".ljust(64, b".")
 
 

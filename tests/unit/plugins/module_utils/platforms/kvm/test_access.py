@@ -30,6 +30,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.lin
     restarts,
     sudo,
 )
+from support.memory_platform import Killed
 
 API = "org.libvirt.api"
 WORDS = (
@@ -56,10 +57,6 @@ class OnlyAccess(Platform):
     def recover(self) -> None:
         for interface in self.interfaces:
             interface.recover()
-
-
-class Killed(BaseException):
-    """The death of the process."""
 
 
 class Host:

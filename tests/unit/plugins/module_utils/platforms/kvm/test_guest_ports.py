@@ -147,18 +147,6 @@ def test_ports_that_run_are_told_and_those_that_differ_are_found(monkeypatch: py
     assert guest_ports.untold(ports, {}, {}) == set()
 
 
-CABLES = """
-ip link add br0 type bridge mcast_snooping 0
-ip link add vm type veth peer name bftap
-ip link add peer type veth peer name port
-ip link set bftap master br0; ip link set port master br0
-for device in br0 vm bftap peer port; do
-  echo 1 > /proc/sys/net/ipv6/conf/$device/disable_ipv6
-  ip link set $device up
-done
-"""
-
-
 def filtered(policy: dict[str, Any]) -> tuple[set[str], set[str]]:
     """Return what arrives of the frames that a VM sends, and of those that it is sent."""
     packet = frames.ipv4(VM4, PEER4, UDP, frames.udp(1000, 53))
@@ -175,7 +163,7 @@ def filtered(policy: dict[str, Any]) -> tuple[set[str], set[str]]:
     }
 
     def inside() -> tuple[set[str], set[str]]:
-        subprocess.run(["sh", "-eu", "-c", CABLES], check=True)
+        subprocess.run(["sh", "-eu", "-c", frames.CABLES], check=True)
         for _time in range(2):
             nftables.run(guest_ports_hook.filter_commands("bftap", VM_MAC, policy))
         return frames.exchange("vm", "peer", sent), frames.exchange("peer", "vm", received)

@@ -18,17 +18,6 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports im
 from support import frames, kernel_nftables
 from support.frames import IP4, IP6, OTHER4, OTHER6, PEER4, PEER6, PEER_MAC, TCP, UDP, VM4, VM6, VM_MAC
 
-CABLES = """
-ip link add br0 type bridge mcast_snooping 0
-ip link add vm type veth peer name bftap
-ip link add peer type veth peer name port
-ip link set bftap master br0; ip link set port master br0
-for device in br0 vm bftap peer port; do
-  echo 1 > /proc/sys/net/ipv6/conf/$device/disable_ipv6
-  ip link set $device up
-done
-"""
-
 
 @pytest.fixture
 def on_bridge() -> Callable[..., Any]:
@@ -38,7 +27,7 @@ def on_bridge() -> Callable[..., Any]:
         complete = PortAcl.parse({"vm": "v", "nic": "n", **acl}).complete(None)
 
         def inside() -> Any:
-            subprocess.run(["sh", "-eu", "-c", CABLES], check=True)
+            subprocess.run(["sh", "-eu", "-c", frames.CABLES], check=True)
             nftables.run(port_acl_commands(complete, VM_MAC, "bftap"))
             return work()
 

@@ -28,6 +28,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.lin
     system_text,
 )
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.linux.system import LinuxSystem
+from support.memory_platform import Killed
 
 HOSTS = "127.0.0.1\tlocalhost\n::1 localhost ip6-localhost\n127.0.1.1 old.example.org old  # ours\n192.0.2.9 other\n"
 
@@ -39,10 +40,6 @@ class OnlySystem(Platform):
     def recover(self) -> None:
         for interface in self.interfaces:
             interface.recover()
-
-
-class Killed(BaseException):
-    """The death of the process."""
 
 
 class Host:
