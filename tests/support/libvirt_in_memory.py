@@ -40,6 +40,8 @@ class Domain:
         self._name, self._uuid = str(root.findtext("name")), str(root.findtext("uuid"))
         self._state, self._autostart = SHUTOFF, False
         self.ignores_shutdown = False
+        # What starts next time, where that is something else than what runs.
+        self.configured_xml: Optional[str] = None
         self.guest_info: Any = {}
         self.checkpoints: list[str] = []
         self.snapshots: list[str] = []
@@ -50,8 +52,12 @@ class Domain:
     def UUIDString(self) -> str:
         return self._uuid
 
-    def XMLDesc(self, _flags: int = 0) -> str:
-        return self.xml
+    def XMLDesc(self, flags: int = 0) -> str:
+        return self.configured_xml or self.xml if flags & Library.VIR_DOMAIN_XML_INACTIVE else self.xml
+
+    def setInterfaceParameters(self, device: str, parameters: dict[str, int], _flags: int) -> None:
+        self.host.calls.append(f"limit {device} of {self._name}")
+        self.host.limits[device] = parameters
 
     def state(self) -> list[int]:
         return [self._state, 0]
@@ -272,6 +278,8 @@ class Host:
         self.pools: dict[str, Pool] = {}
         self.groups: dict[str, list[str]] = {}
         self.secrets: dict[str, bytes] = {}
+        # What the NICs of running domains are held to, by device.
+        self.limits: dict[str, dict[str, int]] = {}
         self.calls: list[str] = []
         self.kill_at: Optional[str] = None
         self.fail_at: Optional[str] = None
@@ -398,6 +406,7 @@ class Library:
     VIR_DOMAIN_GUEST_INFO_HOSTNAME = 8
     VIR_DOMAIN_GUEST_INFO_INTERFACES = 64
     VIR_DOMAIN_XML_INACTIVE = 2
+    VIR_DOMAIN_AFFECT_LIVE = 1
     VIR_DOMAIN_XML_SECURE = 1
     VIR_DOMAIN_START_PAUSED = 1
     VIR_DOMAIN_UNDEFINE_MANAGED_SAVE = 1

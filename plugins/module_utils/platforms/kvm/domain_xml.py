@@ -24,7 +24,7 @@ from ...model.compute import Cpu, Disk, DiskLimits, Guest, Memory, Nic, Vm
 from ...model.network import Bandwidth, VirtualNetwork
 from ...model.schema import Path
 from ...model.types import CpuSet
-from . import nic_bandwidth
+from . import bandwidth
 from .file_names import Directories
 from .names import mac_address, tap_name, uuid_of
 
@@ -404,7 +404,7 @@ def nic_element(vm: str, nic: Nic, switch: str, host: Host, network: Optional[Vi
     _add(element, "model", type=nic.model)
     if nic.connected is False:
         _add(element, "link", state="down")
-    element.extend(nic_bandwidth.elements(nic.bandwidth))
+    element.extend(bandwidth.elements(nic.bandwidth))
     _add(element, "alias", name=nic_alias(str(nic.name)))
     return element
 
@@ -890,7 +890,7 @@ def _read_nics(devices: Optional[Element], configured: Optional[Element], known:
                 mac=mac.get("address") if mac is not None else None,
                 model=model.get("type") if model is not None else None,
                 connected=link is None or link.get("state") != "down",
-                bandwidth=nic_bandwidth.read(element) if limited else Bandwidth(),
+                bandwidth=bandwidth.read(element) if limited else Bandwidth(),
                 addresses=tuple(said.get("addresses") or ()),
                 gateway4=said.get("gateway4"),
                 gateway6=said.get("gateway6"),

@@ -12,7 +12,7 @@ from typing import Any, Callable, Collection, Dict, Iterable, Iterator, List, Ma
 from ...errors import ReadError
 from ...model.network import VirtualNetwork
 from ...transports import libvirt
-from . import virtual_network
+from . import bandwidth, virtual_network
 from .virtual_network import Element
 
 
@@ -215,22 +215,33 @@ def _ports_in(text: str, vm: str) -> Iterator[GuestPort]:
 
 
 def limit_guests(networks: Iterable[Tuple[str, VirtualNetwork]]) -> None:
-    """Give running VMs the bandwidth limits of their networks.
+    """Give running VMs the bandwidth limits of their networks, except NICs that have limits of their own.
 
     networks: (switch, complete network) whose limits have changed. Raises ApplyError or ConnectError.
     """
     limits = {(switch, str(network.name)): network for switch, network in networks}
+    library = libvirt.library()
     for port in guest_ports(running_only=True):
         network = limits.get((port.switch, port.network))
         if network is None or port.device is None:
             continue
-        parameters: Dict[str, int] = {}
-        for direction in ("inbound", "outbound"):
-            rate = getattr(network.bandwidth, direction) if network.bandwidth else None
-            given = virtual_network.rate_attributes(rate) if rate else {}
-            # 0 takes the limit away (virDomainSetInterfaceParameters).
-            for name in ("average", "peak", "burst"):
-                parameters[f"{direction}.{name}"] = int(given.get(name, "0"))
+        told = bandwidth.attributes(network.bandwidth)
+        # 0 takes the limit away (virDomainSetInterfaceParameters).
+        parameters = {
+            f"{direction}.{name}": told.get(direction, {}).get(name, 0)
+            for direction in bandwidth.DIRECTIONS
+            for name in ("average", "peak", "burst")
+        }
         with libvirt.translated(f"virtual_network['{network.name}']: the limits of VM {port.vm!r}"):
             domain = libvirt.connection().lookupByName(port.vm)
-            domain.setInterfaceParameters(port.device, parameters, libvirt.library().VIR_DOMAIN_AFFECT_LIVE)
+            if not _has_own_limits(domain.XMLDesc(library.VIR_DOMAIN_XML_INACTIVE), port.mac):
+                domain.setInterfaceParameters(port.device, parameters, library.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def _has_own_limits(configured: str, mac: Optional[str]) -> bool:
+    """Return whether a NIC is limited by itself; of one that runs, libvirt shows the limits of its network in their place."""
+    for interface in virtual_network.parse(configured).iterfind("devices/interface"):
+        address = interface.find("mac")
+        if address is not None and str(address.get("address")).lower() == mac:
+            return interface.find("bandwidth") is not None
+    return False

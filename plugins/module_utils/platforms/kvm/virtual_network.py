@@ -13,9 +13,10 @@ import dataclasses
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 from xml.etree import ElementTree
 
-from ...model.network import Bandwidth, KvmNetworkSettings, Rate, SwitchSecurity, VirtualNetwork
+from ...model.network import KvmNetworkSettings, SwitchSecurity, VirtualNetwork
 from ...model.schema import shown_as
 from ...model.types import range_bounds
+from . import bandwidth
 from .open_vswitch import Vlans
 
 METADATA_URI = "https://bareforge.dev/xmlns/1"
@@ -24,7 +25,6 @@ _NETWORK = f"{{{METADATA_URI}}}network"
 _SUBNET = f"{{{METADATA_URI}}}subnet"
 _TRUNK = f"{{{METADATA_URI}}}trunk"
 _EVERY_VLAN = frozenset(range(4095))
-_KBIT_PER_KILOBYTE = 8
 
 Element = ElementTree.Element
 ParseError = ElementTree.ParseError
@@ -43,15 +43,7 @@ def problems(network: VirtualNetwork) -> Iterator[Tuple[str, str]]:
         yield "name", f"holds {' and '.join(unfit)}; libvirt allows none of ' < and & in the name of a port group"
     if network.vlan and network.vlan in _ids(network.trunk or ()):
         yield "trunk", f"holds {network.vlan}, the native VLAN, whose frames are untagged; leave it out of trunk"
-    for direction in ("inbound", "outbound"):
-        rate = getattr(network.bandwidth, direction) if network.bandwidth else None
-        for name in ("average", "peak"):
-            value = getattr(rate, name) if rate else None
-            if value and value % _KBIT_PER_KILOBYTE:
-                yield (
-                    f"bandwidth.{direction}.{name}",
-                    f"{value} kbit/s is not allowed; allowed is a multiple of 8, since libvirt counts kilobytes",
-                )
+    yield from bandwidth.problems(network.bandwidth)
 
 
 def _ids(ranges: Iterable[str]) -> List[int]:
@@ -101,23 +93,8 @@ def port_group(network: VirtualNetwork, linux: bool = False) -> Element:
             tag = ElementTree.SubElement(element, "tag", id=str(number))
             if vlans.mode == "native-untagged" and number == vlans.tag:
                 tag.set("nativeMode", "untagged")
-    limits = network.bandwidth
-    if limits and (limits.inbound or limits.outbound):
-        element = ElementTree.SubElement(group, "bandwidth")
-        for direction, rate in (("inbound", limits.inbound), ("outbound", limits.outbound)):
-            if rate:
-                ElementTree.SubElement(element, direction, rate_attributes(rate))
+    group.extend(bandwidth.elements(network.bandwidth))
     return group
-
-
-def rate_attributes(rate: Rate) -> Dict[str, str]:
-    """Return the attributes of libvirt's <inbound> and <outbound>: kilobytes a second, and KiB for the burst."""
-    values = {
-        "average": (rate.average or 0) // _KBIT_PER_KILOBYTE,
-        "peak": (rate.peak or 0) // _KBIT_PER_KILOBYTE,
-        "burst": rate.burst or 0,
-    }
-    return {name: str(value) for name, value in values.items() if value}
 
 
 _SECURITY = ("promiscuous", "mac_changes", "forged_transmits")
@@ -206,7 +183,7 @@ def _describe(switch: str, group: Element, note: Optional[Element], linux: bool)
         vlan=vlan,
         trunk=trunk,
         isolated=note is not None and note.get("isolated") == _WORDS[True],
-        bandwidth=_bandwidth_in(group),
+        bandwidth=bandwidth.read(group) if group.find("bandwidth") is not None else None,
         security=security,
         subnets=() if note is None else tuple(sorted(str(entry.text) for entry in note.iterfind(_SUBNET))),
         kvm=None if tunnel is None else KvmNetworkSettings(dot1q_tunnel=tunnel),
@@ -236,21 +213,6 @@ def spans(numbers: Iterable[int]) -> Tuple[str, ...]:
         else:
             found.append([number, number])
     return tuple(sorted(str(first) if first == last else f"{first}-{last}" for first, last in found))
-
-
-def _bandwidth_in(group: Element) -> Optional[Bandwidth]:
-    element = group.find("bandwidth")
-    if element is None:
-        return None
-    limits = Bandwidth(inbound=_rate_in(element.find("inbound")), outbound=_rate_in(element.find("outbound")))
-    return limits if limits.inbound or limits.outbound else None
-
-
-def _rate_in(element: Optional[Element]) -> Optional[Rate]:
-    if element is None:
-        return None
-    average, peak, burst = (int(element.get(name, "0")) or None for name in ("average", "peak", "burst"))
-    return Rate(average=average and average * _KBIT_PER_KILOBYTE, peak=peak and peak * _KBIT_PER_KILOBYTE, burst=burst)
 
 
 # -- Writing -----------------------------------------------------------------------------------------------------------

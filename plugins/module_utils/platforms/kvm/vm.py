@@ -39,7 +39,7 @@ from . import (
     host_devices,
     host_files,
     live_changes,
-    nic_bandwidth,
+    bandwidth,
     volumes,
 )
 from .disk_images import MIB, ImageError
@@ -264,7 +264,7 @@ class KvmVms(Interface):
             if problem:
                 yield Problem(place.field("cdrom").text, problem)
         for nic in vm.nics or ():
-            for field, message in nic_bandwidth.problems(nic.bandwidth):
+            for field, message in bandwidth.problems(nic.bandwidth):
                 yield Problem(place.field("nics").item(nic.label).inner(field).text, message)
             if nic.network and not self._networks(context).get(nic.network):
                 yield Problem(
