@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -67,7 +66,8 @@ def serve() -> None:
     Everything is imported once, which under emulation takes longer than most jobs.
     """
     for line in sys.stdin:
-        with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as answer:
+        # In memory, since the host's disks may be full.
+        with _in_memory("log") as log, _in_memory("answer") as answer:
             child = os.fork()
             if child == 0:
                 os.dup2(log.fileno(), 1)
@@ -84,6 +84,10 @@ def serve() -> None:
             result["trace"] = log.read().decode("utf-8", "replace")
             sys.stdout.write(json.dumps(result) + "\n")
             sys.stdout.flush()
+
+
+def _in_memory(name: str) -> Any:
+    return os.fdopen(os.memfd_create(name), "w+b")
 
 
 def _work(job: Any) -> dict[str, Any]:
