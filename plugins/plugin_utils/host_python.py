@@ -51,7 +51,7 @@ archive = os.memfd_create("bareforge")
 with os.fdopen(archive, "wb", closefd=False) as file:
     file.write(base64.b64decode(ARCHIVE))
 sys.path.insert(0, "/proc/self/fd/%d" % archive)
-from {package}.boundary.inventory import main
+from {package}.boundary.{entry} import main
 main(json.loads(base64.b64decode(REQUEST)))
 """
 
@@ -72,20 +72,28 @@ def archive() -> bytes:
     return target.getvalue()
 
 
-def program(request: Mapping[str, Any]) -> bytes:
-    """Return the program that answers a request. What a user has said is in it as base64 of JSON, never as source."""
+def program(request: Mapping[str, Any], entry: str = "inventory") -> bytes:
+    """Return the program that answers a request, by a module of `boundary`.
+
+    What a user has said is in it as base64 of JSON, never as source."""
     data = {"ARCHIVE": archive(), "REQUEST": json.dumps(request).encode()}
     literals = "".join(f'{name} = "{base64.b64encode(content).decode()}"\n' for name, content in data.items())
-    return (literals + PROGRAM.format(package=PACKAGE)).encode()
+    return (literals + PROGRAM.format(package=PACKAGE, entry=entry)).encode()
 
 
 def ask(
-    name: str, variables: Mapping[str, Any], request: Mapping[str, Any], loader: Any, patience: int = PATIENCE
+    name: str,
+    variables: Mapping[str, Any],
+    request: Mapping[str, Any],
+    loader: Any,
+    patience: int = PATIENCE,
+    entry: str = "inventory",
 ) -> dict[str, Any]:
-    """Answer a request on a host and return what `boundary.inventory.answer` returns there.
+    """Answer a request on a host and return what `answer` of a module of `boundary` returns there.
 
     name: the host's name in the inventory. variables: its inventory variables; they may be templates.
     patience: how many seconds login and becoming another user may take, where no variable says it.
+    entry: that module's name.
     Raises ConnectError, AuthenticateError and ReadError.
     """
     known = {**variables, "inventory_hostname": name}
@@ -97,7 +105,7 @@ def ask(
             interpreter = INTERPRETER
         try:
             status, output, errors = connection.exec_command(
-                _command(connection, interpreter), in_data=program(request), sudoable=True
+                _command(connection, interpreter), in_data=program(request, entry), sudoable=True
             )
         finally:
             connection.close()

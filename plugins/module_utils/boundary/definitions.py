@@ -461,6 +461,60 @@ class RestoreModule(ModuleDefinition):
         return result
 
 
+class MigrateModule(ModuleDefinition):
+    """Moves a VM to another host of the inventory. Its action asks both hosts for a step each."""
+
+    def __init__(self) -> None:
+        own = {
+            "name": Option(
+                Value(Name()),
+                "The virtual machine, on the host that the task runs for or there already.",
+                required=True,
+            ),
+            "destination": Option(
+                Value(Text(maximum=255, minimum=1)),
+                "The host that the VM goes to, by its name in the inventory. It is reached as its own tasks reach it.",
+                required=True,
+            ),
+            "address": Option(
+                Value(Text(maximum=255, minimum=1)),
+                "The address or name by which the first host reaches the SSH server of O(destination). By default it is the "
+                "address of its host interface with the role V(migration), else C(ansible_host).",
+            ),
+            "port": Option(
+                Value(Integer(1, 65535)),
+                "The port of that SSH server. By default it is C(ansible_port) where the address is C(ansible_host), else 22.",
+            ),
+            "timeout": Option(
+                Value(Integer(1, 86400, "seconds")),
+                "After how many seconds a migration is given up. The VM stays where it is then.",
+                default=3600,
+            ),
+            "bandwidth": Option(
+                Value(Integer(1, 1_000_000, "MiB/s")),
+                "How fast memory and disks are copied, in MiB a second; as fast as can be by default.",
+            ),
+            "max_downtime": Option(
+                Value(Integer(1, 60_000, "milliseconds")),
+                "How long the guest may stand still at the end, in milliseconds. QEMU's own limit is 300.",
+            ),
+            "auto_converge": Option(
+                Value(Boolean()),
+                "Whether a guest that writes to its memory faster than it is copied is slowed down.",
+                default=True,
+            ),
+            "full_copy": Option(
+                Value(Boolean()),
+                "Whether a linked clone becomes a full one, where O(destination) does not have its template.",
+                default=False,
+            ),
+        }
+        super().__init__("vm_migrate", own)
+
+    def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
+        raise NotSupportedError([Problem("destination", "needs the controller, which knows both hosts")])
+
+
 class HostModule(ModuleDefinition):
     """Converges a whole host, or gathers it."""
 
@@ -693,6 +747,7 @@ MODULES: Dict[str, ModuleDefinition] = {
         SnapshotModule(),
         BackupModule(),
         RestoreModule(),
+        MigrateModule(),
         GuardModule(),
         HardeningModule(),
     )

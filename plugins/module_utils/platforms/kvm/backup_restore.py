@@ -328,13 +328,7 @@ class Restoring:
             home = os.path.join(self.where.tpms, str(domain_xml.parse(xml).findtext("uuid")))
             shutil.rmtree(home, ignore_errors=True)
             shutil.copytree(state, home)
-            owner = _owner_of_tpms(self.where.tpms)
-            for folder, _folders, names in os.walk(home):
-                for entry in [folder, *(os.path.join(folder, name) for name in names)]:
-                    os.chmod(entry, 0o700 if entry == folder else 0o600)
-                    if owner is not None and entry != home:
-                        os.chown(entry, *owner)
-            disk_images.make_directory(home, 0o711)
+            own_tpm_state(home, self.where.tpms)
         shutil.rmtree(staged, ignore_errors=True)
 
     def _replace(self, order: Order, prepared: Prepared, operation: Operation, tell: Callable[[str], None]) -> None:
@@ -449,6 +443,17 @@ def _copier(source: str) -> Callable[[str], None]:
         shutil.copyfile(source, partial)
 
     return copy
+
+
+def own_tpm_state(home: str, tpms: str) -> None:
+    """Give the state of a TPM, with all that is in it, to the user that libvirt runs swtpm as. tpms: where all of them lie."""
+    owner = _owner_of_tpms(tpms)
+    for folder, _folders, names in os.walk(home):
+        for entry in [folder, *(os.path.join(folder, name) for name in names)]:
+            os.chmod(entry, 0o700 if entry == folder else 0o600)
+            if owner is not None and entry != home:
+                os.chown(entry, *owner)
+    disk_images.make_directory(home, 0o711)
 
 
 def _owner_of_tpms(folder: str) -> Optional[Tuple[int, int]]:

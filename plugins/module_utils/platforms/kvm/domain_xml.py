@@ -282,6 +282,13 @@ def forget_addresses(domain: Element) -> None:
         element.text = json.dumps(known, sort_keys=True)
 
 
+def say_full_clone(domain: Element) -> None:
+    """Let the metadata of a domain say that its disks refer to no template any more."""
+    element = domain.find(f"metadata/{METADATA_TAG}")
+    if element is not None:
+        element.text = json.dumps({**known_of(domain), "clone": "full"}, sort_keys=True)
+
+
 def _port_count(vm: Vm) -> int:
     # Beside disks and NICs: USB, virtio-serial, balloon, rng, SCSI.
     return len(vm.disks or ()) + len(vm.nics or ()) + 5 + SPARE_PORTS

@@ -106,6 +106,10 @@ class Directories:
         """Return the directory of a VM's disks."""
         return os.path.join(self.images, name)
 
+    def receiving(self, vm: str) -> str:
+        """Return the path of what says that a VM is on its way here from another host."""
+        return os.path.join(self.images, vm, ".receiving")
+
     def disk(self, vm: str, disk: str) -> str:
         """Return the path of a VM's disk."""
         return os.path.join(self.images, vm, f"{disk}.qcow2")

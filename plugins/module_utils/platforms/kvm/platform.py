@@ -17,6 +17,7 @@ from .hardening import KvmHardening
 from .host_facts import host_facts
 from .host_lock import LOCK_TIMEOUT, host_lock
 from .metrics import KvmMetrics
+from .migration import KvmMigration
 from .network import KvmNetwork
 from .port_acl import KvmPortAcl
 from .snapshot import KvmSnapshots
@@ -44,6 +45,7 @@ class KvmPlatform(Platform):
         KvmVms,
         KvmSnapshots,
         KvmHardening,
+        KvmMigration,
     )
 
     def guard(self) -> Guard:

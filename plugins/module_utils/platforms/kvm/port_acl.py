@@ -27,6 +27,7 @@ from ...model.firewall import PortAcl
 from ...model.schema import shown_as
 from ...transports import libvirt, nftables
 from . import systemd
+from .file_names import Directories
 from .host_files import read_file, read_json, remove_file, write_atomically, write_json
 from .names import mac_address, tap_name
 from .nftables_rules import PORT_TABLE, port_acl_commands, port_acl_removal, port_chains
@@ -327,7 +328,11 @@ class KvmPortAcl(Interface):
         """Remove what is left of ACLs whose VM or NIC is gone. Raises ApplyError, ReadError."""
         paths = {path: StoredAcl.load(f"{path}{APPLY_SUFFIX}") for path in stored_paths()}
         nics = read_nics({one.vm for one in paths.values() if one is not None})
+        where = self.platform.owner("vm").where if self.platform is not None else Directories()
         for path, one in paths.items():
+            # A VM that is on its way here is filtered from its first moment.
+            if one is not None and os.path.exists(where.receiving(one.vm)):
+                continue
             if one is None or one.device not in nics.get(one.vm, {}):
                 forget(path)
 

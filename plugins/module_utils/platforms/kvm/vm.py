@@ -29,6 +29,7 @@ from ...model.storage import StoragePool
 from ...model.types import CpuSet, show
 from ...transports import libvirt as session
 from . import (
+    bandwidth,
     block_devices,
     cloud_init,
     disk_images,
@@ -39,7 +40,6 @@ from . import (
     host_devices,
     host_files,
     live_changes,
-    bandwidth,
     volumes,
 )
 from .disk_images import MIB, ImageError
@@ -689,7 +689,8 @@ class KvmVms(Interface):
         """Remove what killed runs have left: directories of VMs that were never defined, or are defined no more."""
         with contextlib.suppress(FileNotFoundError):
             for entry in list(os.scandir(self.where.images)):
-                if not entry.is_dir(follow_symlinks=False):
+                # What is on its way here from another host is its own migration's to clean up.
+                if not entry.is_dir(follow_symlinks=False) or os.path.exists(self.where.receiving(entry.name)):
                     continue
                 marks = [mark for mark in MARKS if os.path.exists(os.path.join(entry.path, mark))]
                 if not marks:

@@ -12,9 +12,10 @@ to, nothing happens that the user could not have done without us.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import ApplyError
 from ...model.access import SSH_KEY
@@ -107,12 +108,51 @@ def write_keys(account: Account, keys: Sequence[str]) -> None:
     Raises ApplyError.
     """
     content = "".join(f"{key}\n" for key in keys).encode("utf-8")
-    problem = _as_user(account, content)
+    _write_as_user(account, lambda: _replace(account, content))
+
+
+def with_line(account: Account, line: str, mark: str) -> None:
+    """Add a line to what lets a user in by key, in the place of all that end with a mark; what else is there stays.
+
+    line: a key with options, ending with the mark. Raises ApplyError.
+    """
+    _write_as_user(account, lambda: _exchange(account, mark, f"{line}\n".encode()))
+
+
+def without_line(account: Account, mark: str) -> None:
+    """Remove the lines that end with a mark from what lets a user in by key. Raises ApplyError."""
+    _write_as_user(account, lambda: _exchange(account, mark, b""))
+
+
+def _exchange(account: Account, mark: str, line: bytes) -> None:
+    present = b""
+    with _opened_folder(account) as folder:
+        if folder is not None:
+            try:
+                number = os.open(FILE, _FILE_FLAGS, dir_fd=folder)
+            except FileNotFoundError:
+                number = -1
+            if number >= 0:
+                with open(number, "rb") as file:
+                    status = os.fstat(number)
+                    if not stat.S_ISREG(status.st_mode) or status.st_size > MAXIMUM_BYTES:
+                        raise OSError(errno.EINVAL, "is no file of keys", FILE)
+                    present = file.read(MAXIMUM_BYTES + 1)
+    if present and not present.endswith(b"\n"):
+        present += b"\n"
+    ending = f" {mark}\n".encode()
+    kept = b"".join(entry for entry in present.splitlines(keepends=True) if not entry.endswith(ending))
+    if kept + line != present:
+        _replace(account, kept + line, only=True)
+
+
+def _write_as_user(account: Account, write: Callable[[], None]) -> None:
+    problem = _as_user(account, write)
     if problem:
         raise ApplyError(f"the SSH keys below {account.home} could not be written: {problem}")
 
 
-def _as_user(account: Account, content: bytes) -> str:
+def _as_user(account: Account, write: Callable[[], None]) -> str:
     """Write with the rights of the user, in a process of its own; return what went wrong, or an empty text."""
     here, there = os.pipe()
     child = os.fork()
@@ -125,7 +165,9 @@ def _as_user(account: Account, content: bytes) -> str:
                 # The real ids stay root's, so that the user can neither trace nor end this process.
                 os.setegid(account.gid)
                 os.seteuid(account.uid)
-            _replace(account, content)
+            write()
+        except _OddError:
+            message = f"{FOLDER}: its owner or its modes are such that sshd takes no keys from it".encode()
         except OSError as error:
             message = f"{error.filename or FOLDER}: {error.strerror or error}".encode("utf-8", "replace")
         except BaseException as error:  # noqa: BLE001 - nothing may get out of the child
@@ -142,7 +184,8 @@ def _as_user(account: Account, content: bytes) -> str:
     return f"the process that writes them ended with status {status}"
 
 
-def _replace(account: Account, content: bytes) -> None:
+def _replace(account: Account, content: bytes, only: bool = False) -> None:
+    """Write the file of keys. only: whether the second file that sshd reads stays as it is."""
     os.umask(0o077)
     home = os.open(account.home, _FOLDER_FLAGS)
     try:
@@ -165,7 +208,7 @@ def _replace(account: Account, content: bytes) -> None:
             os.fchmod(number, 0o600)
             os.fsync(number)
         os.rename(TEMPORARY, FILE, src_dir_fd=folder, dst_dir_fd=folder)
-    for name in (OTHER_FILE,) if content else (FILE, OTHER_FILE):
+    for name in (*(() if content else (FILE,)), *(() if only else (OTHER_FILE,))):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
     os.fsync(folder)
