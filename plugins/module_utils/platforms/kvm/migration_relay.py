@@ -111,7 +111,7 @@ def attend(connection: socket.socket, to: Dict[str, Any]) -> None:
     """Do with a connection what is said of it."""
     with connection:
         if "run" in to:
-            subprocess.run(to["run"], stdin=connection, stdout=connection, check=False)
+            subprocess.run(to["run"], stdin=connection.fileno(), stdout=connection.fileno(), check=False)
         elif "file" in to:
             receive(connection, to["file"], bool(to.get("device")))
         else:
