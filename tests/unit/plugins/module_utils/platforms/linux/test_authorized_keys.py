@@ -17,6 +17,8 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.lin
     MAXIMUM_BYTES,
     Account,
     read_keys,
+    with_line,
+    without_line,
     write_keys,
 )
 
@@ -154,3 +156,29 @@ def test_what_the_user_may_not_do_is_not_done_for_the_user() -> None:
         assert (path.stat().st_uid, path.stat().st_gid) == (65000, 65000)
         assert read_keys(theirs) == (KEY,)
         assert os.geteuid() == 0
+
+
+def test_a_line_comes_and_goes_and_all_else_stays(account: Account) -> None:
+    path = put(account, f'# mine\nfrom="10.0.0.1" {KEY}')
+    with_line(account, f"restrict {OTHER} mark-1", "mark-1")
+    with_line(account, f'restrict,command="x" {OTHER} mark-1', "mark-1")
+    assert path.read_text() == f'# mine\nfrom="10.0.0.1" {KEY}\nrestrict,command="x" {OTHER} mark-1\n'
+    assert path.stat().st_mode & 0o777 == 0o600
+    without_line(account, "mark-2")
+    without_line(account, "mark-1")
+    assert path.read_text() == f'# mine\nfrom="10.0.0.1" {KEY}\n'
+
+
+def test_a_line_is_all_that_there_is_and_goes_with_its_file(account: Account) -> None:
+    put(account, f"{KEY}\n", "authorized_keys2")
+    with_line(account, f"{OTHER} mark-1", "mark-1")
+    assert (ssh_folder(account) / "authorized_keys").read_text() == f"{OTHER} mark-1\n"
+    without_line(account, "mark-1")
+    assert os.listdir(ssh_folder(account)) == ["authorized_keys2"]
+
+
+def test_a_line_is_added_to_nothing_that_sshd_would_not_take(account: Account) -> None:
+    put(account, KEY)
+    ssh_folder(account).chmod(0o777)
+    with pytest.raises(ApplyError, match="takes no keys"):
+        with_line(account, f"{OTHER} mark-1", "mark-1")
