@@ -140,14 +140,14 @@ class ActionModule(HypervisorAction):
                 id=identifier,
                 **common,
             )
-            shown = self._ask(target, "arrive", offer=offer, prepared=prepared, **common)["vm"]
+            arrived = self._ask(target, "arrive", offer=offer, prepared=prepared, **common)
         except _BrokenOff as broken:
             self._take_back(source, target, identifier, common, broken)
             raise
         self._ask(source, "leave", **common)
         self._ask(target, "settle", **common)
-        result = self._result(True, source, target, offer["vm"], shown)
-        result["migration"] = {**figures, "live": offer["power"] != "stopped"}
+        result = self._result(True, source, target, offer["vm"], arrived["vm"])
+        result["migration"] = {**figures, "downtime": arrived["downtime"], "live": offer["power"] != "stopped"}
         return result
 
     def _take_back(

@@ -409,7 +409,7 @@ class KvmMigration(Interface):
     ) -> Plain:
         """Move a VM. there: `user`, `address` and `port` of the other host's SSH server.
 
-        Returns the figures of the migration: `seconds`, `downtime` in milliseconds, `memory` and `disks` in bytes.
+        Returns the figures of the migration: `seconds`, `memory` and `disks` in bytes.
         Raises ApplyError. The VM is still here then, and as it was.
         """
         name = str(offer["vm"]["name"])
@@ -495,7 +495,7 @@ class KvmMigration(Interface):
                 raise ApplyError(f"{_place(name)}: disk {show(disk['name'])}: {error}") from error
             finally:
                 host_files.remove_file(whole)
-        return {"downtime": None, "memory": 0, "disks": sent}
+        return {"memory": 0, "disks": sent}
 
     def _move(
         self,
@@ -536,7 +536,7 @@ class KvmMigration(Interface):
             domain.migrateSetMaxDowntime(limits.max_downtime, 0)
         moving = _Moving(lambda: domain.migrateToURI3(uri, parameters, flags))
         deadline = time.monotonic() + limits.timeout
-        figures: Plain = {"downtime": None, "memory": 0, "disks": 0}
+        figures: Plain = {"memory": 0, "disks": 0}
         gone_quiet = False
         while moving.is_alive():
             moving.join(POLL_SECONDS)
@@ -559,19 +559,15 @@ class KvmMigration(Interface):
                     "Give it a longer timeout, more bandwidth, or a longer max_downtime",
                 ) from moving.error
             raise moving.error
-        with contextlib.suppress(libvirt.libvirtError):
-            done = domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
-            figures.update(
-                downtime=done.get("downtime"),
-                memory=done.get("memory_processed", figures["memory"]),
-                disks=done.get("disk_processed", figures["disks"]),
-            )
         return figures
 
     # On the host that the VM has come to
 
     def arrive(self, offer: Mapping[str, Any], prepared: Mapping[str, Any]) -> Plain:
-        """Take a VM that was sent while it was off, and show what has come. Raises ApplyError, VerifyError."""
+        """Take a VM that was sent while it was off, and show what has come.
+
+        Returns `vm`, its document, and `downtime` in milliseconds, None where it is not known. Raises ApplyError, VerifyError.
+        """
         name = str(offer["vm"]["name"])
         with session.translated(_place(name)), host_files.translated(_place(name)):
             connection = session.connection()
@@ -583,12 +579,13 @@ class KvmMigration(Interface):
                 raise VerifyError(f"did not take: {_place(name)} is not there")
             if offer["autostart"]:
                 domain.setAutostart(True)
+            downtime = _downtime(domain) if offer["power"] == "running" else None
         shown = self.platform.read(["vm"], {"vm": [name]})["vm"].get((name,))
         wanted = self._vm(offer)
         if not isinstance(shown, Vm) or shown.power != wanted.power:
             state = shown.power if isinstance(shown, Vm) else "not there"
             raise VerifyError(f"did not take: {_place(name)} is {state}, and it was {wanted.power}")
-        return shown.to_document()
+        return {"vm": shown.to_document(), "downtime": downtime}
 
     def _own_tpm(self, config: str) -> None:
         from .backup_restore import own_tpm_state
@@ -738,7 +735,7 @@ class KvmMigration(Interface):
                     progress,
                 )
             if step == "arrive":
-                return {"vm": self.arrive(request["offer"], request["prepared"])}
+                return self.arrive(request["offer"], request["prepared"])
             if step == "settle":
                 return self.settle(name)
             if step == "forget":
@@ -861,6 +858,14 @@ def _wait_for_job(domain: Any) -> None:
     with contextlib.suppress(libvirt.libvirtError):
         while domain.isActive() and domain.jobStats(0).get("type", 0):
             time.sleep(POLL_SECONDS)
+
+
+def _downtime(domain: Any) -> Optional[int]:
+    """Return how long the guest stood still, in milliseconds; the host that it has left knows of it no more."""
+    libvirt = session.library()
+    with contextlib.suppress(libvirt.libvirtError):
+        return domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED).get("downtime")
+    return None
 
 
 def _host_keys() -> List[str]:
