@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,3 +131,69 @@ def test_a_controller_that_is_killed_before_it_confirms_is_as_good_as_silence(
     host.wait_for_ssh(60)
     assert host.run("sshd", "-T") == before
     assert host.on_host(seconds_until_undone) <= 60
+
+
+class StallingWire:
+    """Carries SSH connections to a host until it is told to stall: nothing is refused, and nothing moves any more."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self.there = (address, port)
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self.open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here = self.server.accept()[0]
+                there = socket.create_connection(self.there)
+                self.open += [here, there]
+                for source, target in ((here, there), (there, here)):
+                    threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.flowing.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.flowing.set()
+        for each in (self.server, *self.open):
+            each.close()
+
+
+def test_ssh_that_stalls_ends_the_task_and_the_next_run_goes_on(host: RealHost, tmp_path: Path) -> None:
+    wire = StallingWire(str(host.variables["ansible_host"]), int(host.variables["ansible_port"]))
+    playbooks = Playbooks(
+        host,
+        tmp_path,
+        ansible_host="127.0.0.1",
+        ansible_port=wire.port,
+        # As in the project's ansible.cfg, with less patience.
+        ansible_ssh_common_args=f"{host.variables['ansible_ssh_common_args']} -o HostKeyAlias={host.name}"
+        " -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+        ansible_ssh_extra_args="-o ServerAliveInterval=5 -o ServerAliveCountMax=3",
+    )
+    switches = task("virtual_switch", virtual_switches=[{"name": f"stall{number}"} for number in range(4)])
+    try:
+        running = playbooks.start(switches)
+        while not host.run("sh", "-c", "ovs-vsctl br-exists stall0 && echo made || true"):
+            assert running.poll() is None, running.communicate()[0]
+        wire.flowing.clear()
+        began = time.monotonic()
+        output = running.communicate(timeout=240)[0]
+        assert time.monotonic() - began < 120
+        assert "UNREACHABLE" in output or "unreachable" in output, output
+        wire.flowing.set()
+        ((status, result),) = playbooks.play(switches)
+        assert status == "ok", playbooks.output
+        ((status, result),) = playbooks.play(switches)
+        assert (status, result["changed"]) == ("ok", False)
+    finally:
+        wire.close()
+        host.apply({"virtual_switches": [{"name": f"stall{number}", "state": "absent"} for number in range(4)]})
