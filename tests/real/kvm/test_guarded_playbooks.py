@@ -179,7 +179,9 @@ def test_ssh_that_stalls_ends_the_task_and_the_next_run_goes_on(host: RealHost, 
         " -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
         ansible_ssh_extra_args="-o ServerAliveInterval=5 -o ServerAliveCountMax=3",
     )
-    switches = task("virtual_switch", virtual_switches=[{"name": f"stall{number}", "type": "internal"} for number in range(4)])
+    switches = task(
+        "virtual_switch", virtual_switches=[{"name": f"stall{number}", "type": "internal"} for number in range(4)]
+    )
     try:
         running = playbooks.start(switches)
         while not host.run("sh", "-c", "ovs-vsctl br-exists stall0 && echo made || true"):
