@@ -227,8 +227,9 @@ class KvmPortAcl(Interface):
         }
     )
 
-    def __init__(self, platform: Any) -> None:
+    def __init__(self, platform: Any, where: Optional[Directories] = None) -> None:
         self.platform = platform
+        self.where = where or Directories()
 
     def read(self, kinds: Collection[str], names: Mapping[str, Collection[str]]) -> State:
         state: State = {"port_acl": {}}
@@ -328,10 +329,9 @@ class KvmPortAcl(Interface):
         """Remove what is left of ACLs whose VM or NIC is gone. Raises ApplyError, ReadError."""
         paths = {path: StoredAcl.load(f"{path}{APPLY_SUFFIX}") for path in stored_paths()}
         nics = read_nics({one.vm for one in paths.values() if one is not None})
-        where = self.platform.owner("vm").where if self.platform is not None else Directories()
         for path, one in paths.items():
             # A VM that is on its way here is filtered from its first moment.
-            if one is not None and os.path.exists(where.receiving(one.vm)):
+            if one is not None and os.path.exists(self.where.receiving(one.vm)):
                 continue
             if one is None or one.device not in nics.get(one.vm, {}):
                 forget(path)
