@@ -16,6 +16,7 @@ from .guard import KvmGuard
 from .hardening import KvmHardening
 from .host_facts import host_facts
 from .host_lock import LOCK_TIMEOUT, host_lock
+from .inventory import KvmInventory
 from .metrics import KvmMetrics
 from .migration import KvmMigration
 from .network import KvmNetwork
@@ -46,6 +47,8 @@ class KvmPlatform(Platform):
         KvmSnapshots,
         KvmHardening,
         KvmMigration,
+        KvmMetrics,
+        KvmInventory,
     )
 
     def guard(self) -> Guard:

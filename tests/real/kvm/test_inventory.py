@@ -2,13 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The inventory of a real host: its guests with groups and addresses, and logging in to one of them through it.
-
-Not part of any run; `pytest tests/real/kvm/candidates_inventory.py` tries it. What passes as a whole becomes test_inventory.py, and
-KvmInventory and KvmMetrics come into the platform's interfaces, which declares their capabilities. On 2026-11-25, on a machine at ten
-times its capacity, its guests were made, one of them ran, and ansible-inventory told of both, with their groups and the address
-of the document; the time for the tests themselves had run out then.
-"""
+"""The inventory of a real host: its guests with groups and addresses, logging in to one of them through it, and metrics."""
 
 from __future__ import annotations
 
