@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Inventory:
 
     def __init__(self, host: RealHost, folder: Path) -> None:
         self.host, self.folder = host, folder
+        # Its own: over a shared connection that another test has made, no key would be asked for.
+        self.control = tempfile.mkdtemp(prefix="bf-cp-")
         self.config = folder / "real.bareforge.yml"
 
     def write(self, entry: dict[str, Any] | None = None, **options: Any) -> None:
@@ -76,7 +79,12 @@ class Inventory:
         return subprocess.run(
             [str(BIN / program), "-i", str(self.config), *arguments],
             cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+                "ANSIBLE_SSH_CONTROL_PATH_DIR": self.control,
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -20,6 +20,7 @@ from . import domains
 
 KIB_PER_MIB = 1024
 NANOSECONDS = 1_000_000_000
+CPU_TIMES = ("time", "user", "system")
 SECTOR_BYTES = 512  # of /proc/diskstats, whatever the disk's own are
 
 
@@ -60,15 +61,18 @@ def read_metrics(connection: Any, root: str = "/") -> Dict[str, Any]:
 
 
 def _vm(domain: Any, facts: Mapping[str, Any]) -> Dict[str, Any]:
+    power = domains.POWER.get(facts.get("state.state", 0), "stopped")
+    # Of a domain without a process libvirt 9 tells the processor time of its own daemon.
+    seconds = {} if power == "stopped" else {name: _seconds(facts.get(f"cpu.{name}")) for name in CPU_TIMES}
     return {
         "name": domain.name(),
         "uuid": domain.UUIDString(),
-        "power": domains.POWER.get(facts.get("state.state", 0), "stopped"),
+        "power": power,
         "cpu": {
             "count": facts.get("vcpu.current"),
-            "used_seconds": _seconds(facts.get("cpu.time")),
-            "user_seconds": _seconds(facts.get("cpu.user")),
-            "system_seconds": _seconds(facts.get("cpu.system")),
+            "used_seconds": seconds.get("time"),
+            "user_seconds": seconds.get("user"),
+            "system_seconds": seconds.get("system"),
         },
         "memory": {
             "size_mib": _mib(facts.get("balloon.current")),

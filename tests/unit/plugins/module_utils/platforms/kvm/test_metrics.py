@@ -91,7 +91,9 @@ class Connection:
 
     def getAllDomainStats(self, wanted: int, flags: int) -> list[tuple[Entry, dict[str, Any]]]:
         self.asked.append((wanted, flags))
-        return [(Entry("web1"), dict(STATISTICS)), (Entry("db1"), {"state.state": SHUTOFF, "balloon.maximum": 2048})]
+        # As libvirt 9.0 does on the lab's server: the processor time of its own daemon, for a domain that is off.
+        off = {"state.state": SHUTOFF, "balloon.maximum": 2048, "cpu.time": 23_060_000_000, "cpu.user": 1, "cpu.system": 1}
+        return [(Entry("web1"), dict(STATISTICS)), (Entry("db1"), off)]
 
 
 @pytest.fixture
@@ -205,7 +207,6 @@ def test_a_platform_without_metrics_refuses_them() -> None:
 
 
 @pytest.mark.parametrize("interface", [KvmInventory, KvmMetrics])
-def test_what_is_read_alone_can_be_a_part_of_the_platform_too(interface: type[Interface]) -> None:
-    platform = type("Whole", (KvmPlatform,), {"INTERFACES": (*KvmPlatform.INTERFACES, interface)})
-    assert platform.declared_capabilities() >= interface.CAPABILITIES
-    assert isinstance(platform().interfaces[-1], interface)
+def test_what_is_read_alone_is_a_part_of_the_platform_too(interface: type[Interface]) -> None:
+    assert KvmPlatform.declared_capabilities() >= interface.CAPABILITIES
+    assert [type(each) for each in KvmPlatform().interfaces].count(interface) == 1
