@@ -14,7 +14,7 @@ class ModuleDocFragment:
 options:
   document:
     description:
-      - 'What the host shall be, as a mapping of sections: C(system), C(storage_pools), C(virtual_switches),
+      - 'What the host shall be, as a mapping of sections: C(system), C(tuning), C(storage_pools), C(virtual_switches),
         C(virtual_networks), C(host_interfaces), C(firewall), C(firewall_rules), C(roles), C(users), C(permissions),
         C(resource_pools), C(templates), C(vms), C(port_acls), C(snapshots), C(backups). A section holds
         the objects of its kind in a list, or is one mapping where a host has only one of them. A kind''s
@@ -49,6 +49,7 @@ options:
     elements: str
     choices:
       - system
+      - tuning
       - storage_pool
       - virtual_switch
       - virtual_network

@@ -20,6 +20,7 @@ options:
     elements: str
     choices:
       - system
+      - tuning
       - storage_pool
       - virtual_switch
       - virtual_network

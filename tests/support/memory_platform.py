@@ -359,6 +359,7 @@ class MemoryPlatform(Platform):
     NAME = "memory"
     INTERFACES: ClassVar[Tuple[Type[MemoryInterface], ...]] = (
         _interface("system"),
+        _interface("tuning"),
         _interface("storage_pool"),
         _interface("virtual_switch", "virtual_network", "host_interface"),
         _interface("firewall", "firewall_rule"),

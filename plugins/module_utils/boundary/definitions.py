@@ -731,6 +731,7 @@ MODULES: Dict[str, ModuleDefinition] = {
         HostModule(),
         HostInfoModule(),
         ObjectModule("system"),
+        ObjectModule("tuning"),
         ObjectModule("virtual_switch", operation=NETWORK_OPERATION),
         ObjectModule("virtual_network", operation=NETWORK_OPERATION),
         ObjectModule("host_interface", operation=NETWORK_OPERATION),

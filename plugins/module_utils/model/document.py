@@ -18,6 +18,7 @@ from .network import HostInterface, VirtualNetwork, VirtualSwitch
 from .schema import ModelObject, Option, Path, Plain
 from .storage import StoragePool
 from .system import System
+from .tuning import Tuning
 from .types import show
 
 Key = Tuple[Any, ...]
@@ -29,6 +30,7 @@ KINDS: Dict[str, Type[ModelObject]] = {
     cls.KIND: cls
     for cls in (
         System,
+        Tuning,
         StoragePool,
         VirtualSwitch,
         VirtualNetwork,

@@ -10,6 +10,8 @@ import os
 import platform
 from typing import Any, Dict, List, Mapping, Optional
 
+from . import tuning
+
 
 def host_facts(connection: Any, root: str = "/") -> Dict[str, Any]:
     """Return the host's versions, processors, memory, and physical interfaces.
@@ -40,6 +42,7 @@ def host_facts(connection: Any, root: str = "/") -> Dict[str, Any]:
             "hugepages": meminfo.get("HugePages_Total", 0),
             "hugepage_size": meminfo.get("Hugepagesize", 0) // 1024,
         },
+        "tuning": tuning.facts(root),
         "interfaces": _physical_interfaces(os.path.join(root, "sys/class/net")),
     }
 

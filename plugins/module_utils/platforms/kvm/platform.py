@@ -25,6 +25,7 @@ from .snapshot import KvmSnapshots
 from .storage_pool import KvmStoragePools
 from .system import KvmSystem
 from .template import KvmTemplates
+from .tuning import KvmTuning
 from .user import KvmUsers
 from .vm import KvmVms
 
@@ -36,6 +37,7 @@ class KvmPlatform(Platform):
     RUNS_ON_HOST = True
     INTERFACES = (
         KvmSystem,
+        KvmTuning,
         KvmStoragePools,
         KvmNetwork,
         KvmFirewall,

@@ -92,7 +92,13 @@ class Connection:
     def getAllDomainStats(self, wanted: int, flags: int) -> list[tuple[Entry, dict[str, Any]]]:
         self.asked.append((wanted, flags))
         # As libvirt 9.0 does on the lab's server: the processor time of its own daemon, for a domain that is off.
-        off = {"state.state": SHUTOFF, "balloon.maximum": 2048, "cpu.time": 23_060_000_000, "cpu.user": 1, "cpu.system": 1}
+        off = {
+            "state.state": SHUTOFF,
+            "balloon.maximum": 2048,
+            "cpu.time": 23_060_000_000,
+            "cpu.user": 1,
+            "cpu.system": 1,
+        }
         return [(Entry("web1"), dict(STATISTICS)), (Entry("db1"), off)]
 
 
