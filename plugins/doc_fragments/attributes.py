@@ -59,3 +59,10 @@ attributes:
     description: Shows with C(--diff) what is changed.
     support: none
 """
+
+    MAINTENANCE = r"""
+attributes:
+  diff_mode:
+    description: Shows with C(--diff) what is changed.
+    support: none
+"""

@@ -42,4 +42,10 @@ options:
         A platform offers this by its capability C(metrics).
     type: bool
     default: false
+  updates:
+    description:
+      - Whether RV(updates) tells which updates are pending and whether the host has to be started anew,
+        by the package lists that the host has. A platform offers this by its capability C(updates).
+    type: bool
+    default: false
 """

@@ -39,6 +39,12 @@ EXAMPLES = r"""
     metrics: true
   register: info
 
+- name: Facts, and which updates are pending
+  bareforge.hypervisor.host_info:
+    kinds: []
+    updates: true
+  register: info
+
 - name: Facts, and the networks
   bareforge.hypervisor.host_info:
     kinds: [virtual_switch, virtual_network]
@@ -58,7 +64,10 @@ capabilities:
   elements: str
   sample: [vm, vm.clone.linked]
 facts:
-  description: What is known of the host beside its objects. What there is to know differs from platform to platform.
+  description:
+    - What is known of the host beside its objects. What there is to know differs from platform to platform.
+    - On KVM, C(tuning) tells what is set of all that M(bareforge.hypervisor.tuning) can set and what hardware and kernel offer,
+      and C(maintenance) since when and why the host is out of service, or null.
   returned: success
   type: dict
 document:
@@ -94,6 +103,31 @@ metrics:
           the interfaces of the host.
       type: list
       elements: dict
+updates:
+  description: The pending updates, by the package lists that the host has. Nothing is fetched for it.
+  returned: success and O(updates=true)
+  type: dict
+  contains:
+    pending:
+      description:
+        - Each with its C(package) and C(architecture), the versions C(installed) (null for a package that an update brings along)
+          and C(candidate), the C(origins) of the candidate, and C(security), whether one of them is an archive of security
+          updates.
+      type: list
+      elements: dict
+    security:
+      description: How many of them close security holes.
+      type: int
+    lists_time:
+      description: When the package lists were last fetched, in seconds since 1970; null where there are none.
+      type: int
+    reboot_required:
+      description: Whether the host has to be started anew.
+      type: bool
+    reboot_reasons:
+      description: Why, such as packages that ask for it, a newer kernel than the one that runs, or hugepages that wait for it.
+      type: list
+      elements: str
 phase:
   description:
     - Where the task broke off. V(validate) means that nothing was changed.

@@ -42,6 +42,7 @@ class Domain:
         self.ignores_shutdown = False
         # What starts next time, where that is something else than what runs.
         self.configured_xml: Optional[str] = None
+        self.persistent = True
         self.guest_info: Any = {}
         self.checkpoints: list[str] = []
         self.snapshots: list[str] = []
@@ -113,6 +114,13 @@ class Domain:
 
     def destroy(self) -> None:
         self.host.calls.append(f"destroy {self._name}")
+        self._state = SHUTOFF
+
+    def isPersistent(self) -> bool:
+        return self.persistent
+
+    def managedSave(self, _flags: int) -> None:
+        self.host.step(f"save {self._name}")
         self._state = SHUTOFF
 
     def suspend(self) -> None:
@@ -409,6 +417,7 @@ class Library:
     VIR_DOMAIN_AFFECT_LIVE = 1
     VIR_DOMAIN_XML_SECURE = 1
     VIR_DOMAIN_START_PAUSED = 1
+    VIR_DOMAIN_SAVE_PAUSED = 4
     VIR_DOMAIN_UNDEFINE_MANAGED_SAVE = 1
     VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA = 2
     VIR_DOMAIN_UNDEFINE_NVRAM = 4

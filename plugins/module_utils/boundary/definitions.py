@@ -13,6 +13,7 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Type
 
+from ..engine.maintenance import MaintenanceTarget
 from ..engine.platform import Platform
 from ..engine.runner import Request, gather, run
 from ..errors import NotSupportedError, Problem, ValidateError
@@ -581,14 +582,22 @@ class HostInfoModule(ModuleDefinition):
             "offers this by its capability C(metrics).",
             default=False,
         )
-        super().__init__("host_info", {"kinds": kinds, "metrics": metrics})
+        updates = Option(
+            Value(Boolean()),
+            "Whether RV(updates) tells which updates are pending and whether the host has to be started anew, by the package "
+            "lists that the host has. A platform offers this by its capability C(updates).",
+            default=False,
+        )
+        super().__init__("host_info", {"kinds": kinds, "metrics": metrics, "updates": updates})
 
     def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
         kinds = call.values.get("kinds")
-        if call.values.get("metrics") and "metrics" not in platform.declared_capabilities():
-            raise NotSupportedError([Problem("metrics", f"platform {platform.NAME} does not tell any")])
+        for name in ("metrics", "updates"):
+            if call.values.get(name) and name not in platform.declared_capabilities():
+                raise NotSupportedError([Problem(name, f"platform {platform.NAME} does not tell any")])
         return {
             **({"metrics": platform.metrics()} if call.values.get("metrics") else {}),
+            **({"updates": platform.updates()} if call.values.get("updates") else {}),
             "changed": False,
             "platform": platform.NAME,
             "capabilities": sorted(platform.declared_capabilities()),
@@ -609,6 +618,53 @@ class VmInfoModule(ModuleDefinition):
         if owner is None:
             raise NotSupportedError([Problem("vm", f"platform {platform.NAME} does not have VMs")])
         return {"changed": False, "vms": owner.describe(call.values.get("names"))}
+
+
+class MaintenanceModule(ModuleDefinition):
+    """Takes a host out of service and back."""
+
+    def __init__(self) -> None:
+        own = {
+            "state": _state(
+                ("entered", "emptied", "left", "gathered"),
+                "With V(entered) the host says that it is in maintenance and which VMs run, and no more. With V(emptied) every "
+                "VM that still runs is stopped too. With V(left) those that ran before and are still on this host are started, "
+                "and the mode ends. With V(gathered) nothing is changed, and RV(maintenance) tells the mode.",
+            ),
+            "reason": Option(
+                Value(Text(maximum=255, minimum=1)),
+                "Why, for those who look at the host; what was said when the mode was entered stays.",
+                default="maintenance",
+            ),
+            "evacuate_to": Option(
+                Values(Name(), ordered=True),
+                "The hosts that VMs shall be moved to. RV(maintenance) tells for each VM which of them was chosen; moving it is "
+                "another task.",
+            ),
+        }
+        super().__init__("maintenance", own, ("shutdown_timeout", "force_off"))
+
+    def check(self, call: Call) -> Iterator[Problem]:
+        if call.state not in ("entered", "emptied") and "evacuate_to" in call.values:
+            yield Problem("evacuate_to", "goes with state: entered and emptied only")
+        for name in self.operation:
+            if getattr(call.operation, name) is not None and call.state != "emptied":
+                yield Problem(name, "goes with state: emptied only")
+
+    def perform(self, platform: Platform, call: Call, check: bool = False, progress: Progress = None) -> Plain:
+        target = next((item for item in platform.interfaces if isinstance(item, MaintenanceTarget)), None)
+        if target is None:
+            raise NotSupportedError([Problem("state", f"platform {platform.NAME} has no maintenance mode")])
+        changes: List[Plain] = []
+        if call.state != "gathered":
+            with contextlib.nullcontext() if check else platform.lock():
+                if call.state == "left":
+                    changes += target.leave(check, progress)
+                else:
+                    changes += target.enter(call.values["reason"], call.values.get("evacuate_to", ()), check)
+                if call.state == "emptied":
+                    changes += target.empty(call.operation.complete(None), check, progress)
+        return {"changed": bool(changes), "changes": changes, "maintenance": target.described()}
 
 
 class GuardModule(ModuleDefinition):
@@ -750,6 +806,7 @@ MODULES: Dict[str, ModuleDefinition] = {
         RestoreModule(),
         MigrateModule(),
         GuardModule(),
+        MaintenanceModule(),
         HardeningModule(),
     )
 }

@@ -221,6 +221,10 @@ class Platform:
         """Return what the host and its VMs use right now; asked of platforms with the capability `metrics` only."""
         raise NotImplementedError
 
+    def updates(self) -> Dict[str, Any]:
+        """Return the host's pending updates; asked of platforms with the capability `updates` only."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """End the session, or leave it for the next task."""
 

@@ -10,7 +10,7 @@ import os
 import platform
 from typing import Any, Dict, List, Mapping, Optional
 
-from . import tuning
+from . import maintenance, tuning
 
 
 def host_facts(connection: Any, root: str = "/") -> Dict[str, Any]:
@@ -43,6 +43,7 @@ def host_facts(connection: Any, root: str = "/") -> Dict[str, Any]:
             "hugepage_size": meminfo.get("Hugepagesize", 0) // 1024,
         },
         "tuning": tuning.facts(root),
+        "maintenance": maintenance.facts(root),
         "interfaces": _physical_interfaces(os.path.join(root, "sys/class/net")),
     }
 

@@ -17,6 +17,7 @@ from .hardening import KvmHardening
 from .host_facts import host_facts
 from .host_lock import LOCK_TIMEOUT, host_lock
 from .inventory import KvmInventory
+from .maintenance import KvmMaintenance
 from .metrics import KvmMetrics
 from .migration import KvmMigration
 from .network import KvmNetwork
@@ -26,6 +27,7 @@ from .storage_pool import KvmStoragePools
 from .system import KvmSystem
 from .template import KvmTemplates
 from .tuning import KvmTuning
+from .updates import KvmUpdates
 from .user import KvmUsers
 from .vm import KvmVms
 
@@ -51,6 +53,8 @@ class KvmPlatform(Platform):
         KvmMigration,
         KvmMetrics,
         KvmInventory,
+        KvmMaintenance,
+        KvmUpdates,
     )
 
     def guard(self) -> Guard:
@@ -64,6 +68,9 @@ class KvmPlatform(Platform):
 
     def metrics(self) -> Dict[str, Any]:
         return KvmMetrics(self).metrics()
+
+    def updates(self) -> Dict[str, Any]:
+        return KvmUpdates(self).updates()
 
     def recover(self) -> None:
         KvmGuard(self).recover()

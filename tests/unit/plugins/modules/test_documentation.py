@@ -17,6 +17,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import failure, perform
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.maintenance import MaintenanceTarget
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import BareforgeError
 from support.memory_platform import Faults, MemoryHost, MemoryPlatform
 
@@ -169,15 +170,51 @@ def restored(key, new_name, power, operation, check, progress):
     return {"changed": True, "changes": [change], "before": {}, "after": {}, "planned": {}}
 
 
+class MemoryMaintenance(MaintenanceTarget):
+    """A mode without VMs."""
+
+    mode = None
+
+    def described(self):
+        return self.mode
+
+    def enter(self, reason, evacuate_to, check):
+        changes = [] if self.mode else [{"kind": "maintenance", "key": "", "action": "enter", "fields": []}]
+        if not check:
+            self.mode = self.mode or {"reason": reason, "since": "2026-11-25T12:00:00Z", "vms": []}
+        return changes
+
+    def empty(self, operation, check, progress):
+        return []
+
+    def leave(self, check, progress):
+        changes = [{"kind": "maintenance", "key": "", "action": "leave", "fields": []}] if self.mode else []
+        if not check:
+            self.mode = None
+        return changes
+
+
 class DescribingPlatform(MemoryPlatform):
     """The platform in memory with what only compute interfaces of real ones tell."""
 
     @classmethod
     def declared_capabilities(cls):
-        return super().declared_capabilities() | {"metrics"}
+        return super().declared_capabilities() | {"metrics", "updates"}
 
     def metrics(self):
         return {"time": 0.0, "host": {}, "vms": []}
+
+    def updates(self):
+        return {"pending": [], "security": 0, "lists_time": None, "reboot_required": False, "reboot_reasons": []}
+
+    @property
+    def interfaces(self):
+        return (*self._interfaces, self.mode)
+
+    @interfaces.setter
+    def interfaces(self, value):
+        self._interfaces = value
+        self.mode = self.host.__dict__.setdefault("mode", MemoryMaintenance())
 
     def owner(self, kind):
         found = super().owner(kind)

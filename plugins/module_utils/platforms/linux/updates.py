@@ -1,0 +1,165 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which updates a Debian or Ubuntu host has pending, and whether it has to be started anew, told without a change.
+
+apt is asked what it would do (apt-get(8), --simulate) with the package lists that the host has; nothing is fetched, no lock is
+taken and no cache is written. /run/reboot-required is what the packages' own scripts leave (Debian policy, 9.11 of
+unattended-upgrades and update-notifier); a kernel is compared with the one that runs, since not every host has those scripts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from ...engine.platform import Interface
+from ...errors import ReadError
+from . import programs
+from .host_reader import run_program
+
+APT_GET = "/usr/bin/apt-get"
+SIMULATE = (
+    *(APT_GET, "--simulate", "--quiet=2", "--with-new-pkgs"),
+    # Else its binary caches would be written.
+    *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
+    *("-o", "Debug::NoLocking=true", "-o", "APT::Get::Show-User-Simulation-Note=false"),
+    "upgrade",
+)
+SECONDS = 300
+LISTS = "var/lib/apt/lists"
+INSTALL = re.compile(
+    r"Inst (?P<name>\S+)(?: \[(?P<installed>[^\]]+)\])? \((?P<candidate>\S+) (?P<origins>[^\[]*)\[(?P<architecture>[^\]]+)\]\)"
+)
+# Debian and Ubuntu keep security updates in an archive of this ending, whose label Debian writes so.
+SECURITY = re.compile(r"Debian-Security:|-security$", re.IGNORECASE)
+KERNEL_NAME = re.compile(r"vmlinuz-(?P<version>[0-9].*?)(?P<flavour>-[a-z][a-z0-9-]*)?")
+BUILD = re.compile(r"(?:Debian|Ubuntu|#)\s*(?P<version>\d[\w.+~:-]*)")
+
+
+class LinuxUpdates(Interface):
+    """Tells the pending updates of a host with apt."""
+
+    CAPABILITIES = frozenset({"updates"})
+
+    def __init__(self, platform: Any = None) -> None:
+        self.platform = platform
+
+    def updates(self) -> Dict[str, Any]:
+        """Return what is pending; see :func:`read_updates`. Raises ReadError."""
+        return read_updates()
+
+
+def read_updates(root: str = "/") -> Dict[str, Any]:
+    """Return `pending` updates, `security`, the number of those that close security holes, `lists_time`, when the package
+    lists were last fetched (seconds since 1970, None for never), `reboot_required` and `reboot_reasons`.
+
+    root: where the host's file system begins, for all but what apt-get tells.
+    Raises ReadError where there is no apt-get, or it cannot tell.
+    """
+    if not os.path.exists(APT_GET):
+        raise ReadError("there is no apt-get on the host, and of others the pending updates are not known")
+    result = run_program(SIMULATE, SECONDS)
+    if result.returncode != 0:
+        raise ReadError(f"the pending updates cannot be told: {programs.complaint_of(result)}")
+    pending = parse_simulation(result.stdout)
+    reasons = reboot_reasons(root)
+    return {
+        "pending": pending,
+        "security": sum(1 for update in pending if update["security"]),
+        "lists_time": lists_time(root),
+        "reboot_required": bool(reasons),
+        "reboot_reasons": reasons,
+    }
+
+
+def parse_simulation(text: str) -> List[Dict[str, Any]]:
+    """Return the updates that `apt-get --simulate upgrade` speaks of, by package.
+
+    Each has `package`, `architecture`, `installed` (None for a package that an update brings along), `candidate`,
+    `origins` (as `Debian-Security:12/stable-security`) and `security`.
+    Raises ReadError for a line that is not understood, since an update that is left out would be a lie.
+    """
+    found = []
+    for line in text.splitlines():
+        if not line.startswith("Inst "):
+            continue
+        match = INSTALL.match(line)
+        if not match:
+            raise ReadError(f"apt-get says what is not understood: {line}")
+        origins = [origin for origin in match["origins"].strip().split(", ") if origin]
+        found.append(
+            {
+                "package": match["name"],
+                "architecture": match["architecture"],
+                "installed": match["installed"],
+                "candidate": match["candidate"],
+                "origins": origins,
+                "security": any(SECURITY.search(origin) for origin in origins),
+            }
+        )
+    return sorted(found, key=lambda update: str(update["package"]))
+
+
+def lists_time(root: str) -> Optional[int]:
+    """Return when the package lists were last fetched, in seconds since 1970; None where there are none."""
+    folder = os.path.join(root, LISTS)
+    try:
+        names = [name for name in os.listdir(folder) if name not in ("lock", "partial", "auxfiles")]
+    except FileNotFoundError:
+        return None
+    # A list keeps the time that its server says; the folder has that of the last one put in place.
+    return int(os.stat(folder).st_mtime) if names else None
+
+
+def reboot_reasons(root: str) -> List[str]:
+    """Return why the host has to be started anew, in sentences; none where it has not to."""
+    return [*_packages_that_ask(root), *_newer_kernels(root)]
+
+
+def _packages_that_ask(root: str) -> Iterator[str]:
+    for folder in ("run", "var/run"):
+        if programs.read_text(os.path.join(root, folder, "reboot-required")) is not None:
+            names = (programs.read_text(os.path.join(root, folder, "reboot-required.pkgs")) or "").split()
+            what = f"packages ask for it: {', '.join(sorted(set(names)))}" if names else "a package asks for it"
+            yield what
+            return
+
+
+def _newer_kernels(root: str) -> Iterator[str]:
+    release = (programs.read_text(os.path.join(root, "proc/sys/kernel/osrelease")) or "").strip()
+    running = KERNEL_NAME.fullmatch(f"vmlinuz-{release}")
+    if not running:
+        return
+    try:
+        names = os.listdir(os.path.join(root, "boot"))
+    except FileNotFoundError:
+        return
+    installed = [
+        match for match in map(KERNEL_NAME.fullmatch, names) if match and match["flavour"] == running["flavour"]
+    ]
+    newest = max(installed, key=lambda match: version_key(match["version"]), default=None)
+    if newest is not None and version_key(newest["version"]) > version_key(running["version"]):
+        yield f"kernel {newest.group()[len('vmlinuz-') :]} is installed, {release} runs"
+        return
+    package = f"linux-image-{release}"
+    built = BUILD.search((programs.read_text(os.path.join(root, "proc/sys/kernel/version")) or "").rpartition("SMP")[2])
+    version = installed_version(root, package)
+    # The same name can be built anew. Ubuntu's kernel tells another version than its package has, so only equal forms compare.
+    if built and version and "-" in built["version"] and built["version"] != version:
+        yield f"{package} {version} is installed, {built['version']} runs"
+
+
+def installed_version(root: str, package: str) -> Optional[str]:
+    """Return the version of an installed package, from dpkg's own list (deb822(5)); None where it is not installed."""
+    text = programs.read_text(os.path.join(root, "var/lib/dpkg/status")) or ""
+    found = re.search(rf"^Package: {re.escape(package)}\n(?:.+\n)*", text, re.MULTILINE)
+    fields = dict(re.findall(r"^([A-Za-z-]+): (.*)$", found.group(), re.MULTILINE)) if found else {}
+    return fields.get("Version") if fields.get("Status", "").endswith(" installed") else None
+
+
+def version_key(text: str) -> Tuple[Tuple[int, Any], ...]:
+    """Return what versions of kernels are ordered by: their numbers as numbers."""
+    return tuple((1, int(part)) if part.isdigit() else (0, part) for part in re.findall(r"\d+|[^\d]+", text))
