@@ -5,7 +5,7 @@
 """Which updates a Debian or Ubuntu host has pending, and whether it has to be started anew, told without a change.
 
 apt is asked what it would do (apt-get(8), --simulate) with the package lists that the host has; nothing is fetched, no lock is
-taken and no cache is written. /run/reboot-required is what the packages' own scripts leave (Debian policy, 9.11 of
+taken and nothing of apt's is written. /run/reboot-required is what the packages' own scripts leave (Debian policy, 9.11 of
 unattended-upgrades and update-notifier); a kernel is compared with the one that runs, since not every host has those scripts.
 """
 
@@ -21,11 +21,11 @@ from . import programs
 from .host_reader import run_program
 
 APT_GET = "/usr/bin/apt-get"
+CACHE = "/var/cache/bareforge/apt"
+"""A cache of our own, since apt would write its binary ones anew; without any, each look takes seconds."""
 SIMULATE = (
     *(APT_GET, "--simulate", "--quiet=2", "--with-new-pkgs"),
-    # Else its binary caches would be written.
-    *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
-    *("-o", "Debug::NoLocking=true", "-o", "APT::Get::Show-User-Simulation-Note=false"),
+    *("-o", f"Dir::Cache={CACHE}", "-o", "Debug::NoLocking=true", "-o", "APT::Get::Show-User-Simulation-Note=false"),
     "upgrade",
 )
 SECONDS = 300
@@ -61,6 +61,10 @@ def read_updates(root: str = "/") -> Dict[str, Any]:
     """
     if not os.path.exists(APT_GET):
         raise ReadError("there is no apt-get on the host, and of others the pending updates are not known")
+    try:
+        os.makedirs(os.path.join(CACHE, "archives", "partial"), mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise ReadError(f"{CACHE} could not be made: {error.strerror or error}") from error
     result = run_program(SIMULATE, SECONDS)
     if result.returncode != 0:
         raise ReadError(f"the pending updates cannot be told: {programs.complaint_of(result)}")

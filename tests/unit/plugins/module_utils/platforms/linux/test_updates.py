@@ -128,7 +128,8 @@ def test_a_package_that_was_removed_counts_no_more(tmp_path: Path) -> None:
 
 def test_versions_are_ordered_by_their_numbers() -> None:
     versions = ["6.1.0-9", "6.1.0-10", "6.9.1", "6.10.0", "6.10.0-1"]
-    assert sorted(versions[::-1], key=version_key) == versions
+    backwards = list(reversed(versions))
+    assert sorted(backwards, key=version_key) == versions
 
 
 def test_when_the_lists_were_fetched(tmp_path: Path) -> None:
@@ -140,8 +141,13 @@ def test_when_the_lists_were_fetched(tmp_path: Path) -> None:
 
 
 @TESTS_OF_APT
-def test_asking_apt_changes_nothing(tmp_path: Path) -> None:
-    """The real apt-get of this machine, with nothing of its own written."""
+def test_asking_apt_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real apt-get of this machine, without package lists, which would take it seconds to read."""
+    (tmp_path / "lists/partial").mkdir(parents=True)
+    here = [text.replace(updates.CACHE, str(tmp_path / "cache")) for text in updates.SIMULATE]
+    without_lists = [*("-o", f"Dir::State::lists={tmp_path / 'lists'}"), *("-o", "Dir::Cache::pkgcache=pkgcache.bin")]
+    monkeypatch.setattr(updates, "SIMULATE", [*here[:-1], *without_lists, here[-1]])
+    monkeypatch.setattr(updates, "CACHE", str(tmp_path / "cache"))
 
     def state() -> dict[str, tuple[int, int]]:
         folders = (Path("/var/cache/apt"), Path("/var/lib/apt"), Path("/var/lib/dpkg"))
@@ -155,14 +161,16 @@ def test_asking_apt_changes_nothing(tmp_path: Path) -> None:
     before = state()
     told = read_updates()
     assert state() == before
+    assert (tmp_path / "cache/pkgcache.bin").is_file()
     assert set(told) == {"pending", "security", "lists_time", "reboot_required", "reboot_reasons"}
     assert told["security"] == len([update for update in told["pending"] if update["security"]])
 
 
-def test_apt_that_fails_and_apt_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apt_that_fails_and_apt_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 100, "", "E: The list of sources could not be read.\n")
     monkeypatch.setattr(updates, "run_program", lambda *_arguments: failed)
     monkeypatch.setattr(updates, "APT_GET", __file__)
+    monkeypatch.setattr(updates, "CACHE", str(tmp_path))
     with pytest.raises(ReadError, match="the pending updates cannot be told: E: The list of sources could not be read"):
         read_updates()
     monkeypatch.setattr(updates, "APT_GET", "/nowhere/apt-get")
