@@ -54,3 +54,19 @@ def test_the_default_tunes_nothing_and_a_slip_is_refused() -> None:
     assert not ArgumentSpecValidator(options).validate({"kvm_host_tuning": {"swappiness": 10}}).error_messages
     (message,) = ArgumentSpecValidator(options).validate({"kvm_host_tuning": {"swapiness": 10}}).error_messages
     assert "swapiness" in message
+
+
+def test_what_is_documented_of_defaults_is_what_they_are() -> None:
+    points = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text("utf-8"))["argument_specs"]
+    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text("utf-8"))
+    documented: dict[str, Any] = {}
+    for point in points.values():
+        for name, entry in point["options"].items():
+            assert documented.setdefault(name, entry["default"]) == entry["default"]
+    assert documented == defaults
+
+
+def test_every_entry_point_has_its_tasks() -> None:
+    points = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text("utf-8"))["argument_specs"]
+    assert set(points) == {"main", "updates"}
+    assert all((ROLE / f"tasks/{point}.yml").is_file() for point in points)

@@ -90,7 +90,7 @@ def test_exact_prunes_the_kind():
         ("host", {"document": {}, "kinds": ["vm"]}, "kinds", "goes with state: gathered only"),
         ("host", {"document": {}, "state": "gathered"}, "document", "goes without state: gathered"),
         ("host", {"document": {}, "exact": ["firewall"]}, "exact[0]", "allowed is storage_pool"),
-        ("host", {"document": {"vm": []}}, "vm", "known are system, storage_pools"),
+        ("host", {"document": {"vm": []}}, "vm", "known are system, tuning, storage_pools"),
         ("host_info", {"kinds": ["vms"]}, "kinds[0]", "allowed is system"),
         ("guard", {}, "token", "must be given"),
         ("vm_info", {"connection": {"port": 0}}, "connection.port", "from 1 to 65535"),
