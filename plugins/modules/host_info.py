@@ -111,8 +111,8 @@ updates:
     pending:
       description:
         - Each with its C(package) and C(architecture), the versions C(installed) (null for a package that an update brings along)
-          and C(candidate), the C(origins) of the candidate, and C(security), whether one of them is an archive of security
-          updates.
+          and C(candidate), the C(origins) of the candidate, C(security), whether one of them is an archive of security
+          updates, and C(automatic), whether it was installed only since another package needs it.
       type: list
       elements: dict
     security:

@@ -183,6 +183,7 @@ def test_security_updates_come_with_a_start_and_exactly_what_ran_before_runs(
     playbooks: Playbooks, guests: RealHost
 ) -> None:
     assert powers(guests) == AS_BEFORE
+    guests.run("apt-mark", "auto", SECURE)
     booted = guests.run("cat", "/proc/sys/kernel/random/boot_id")
     planned = playbooks.play(*role(kvm_host_updates="security"), arguments=["--check"], timeout=600)
     assert "failed" not in {status for status, _result in planned}, playbooks.output
@@ -195,6 +196,7 @@ def test_security_updates_come_with_a_start_and_exactly_what_ran_before_runs(
     guests.run("sh", "-c", f"cat > {REMOTE}/guest_tools.py", stdin=text)
     assert guests.run("cat", "/proc/sys/kernel/random/boot_id") != booted
     assert versions(guests) == ["1.0", "1.1"]
+    assert guests.run("apt-mark", "showauto", SECURE) == SECURE
     assert powers(guests) == AS_BEFORE
     assert guests.run("virsh", "dominfo", "up-off").count("Autostart:      enable") == 1
     assert updates(guests)["reboot_reasons"] == []

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
 
 from ...engine.platform import Interface
 from ...errors import ReadError
@@ -30,6 +30,7 @@ SIMULATE = (
 )
 SECONDS = 300
 LISTS = "var/lib/apt/lists"
+EXTENDED_STATES = "var/lib/apt/extended_states"
 INSTALL = re.compile(
     r"Inst (?P<name>\S+)(?: \[(?P<installed>[^\]]+)\])? \((?P<candidate>\S+) (?P<origins>[^\[]*)\[(?P<architecture>[^\]]+)\]\)"
 )
@@ -53,9 +54,11 @@ class LinuxUpdates(Interface):
 
 
 def read_updates(root: str = "/") -> Dict[str, Any]:
-    """Return `pending` updates, `security`, the number of those that close security holes, `lists_time`, when the package
-    lists were last fetched (seconds since 1970, None for never), `reboot_required` and `reboot_reasons`.
+    """Return what is pending, and whether the host has to be started anew.
 
+    `pending` has the updates of :func:`parse_simulation`, each with `automatic`, whether another package brought it;
+    `security` is the number of those that close security holes, `lists_time` when the package lists were last fetched
+    (seconds since 1970, None for never); `reboot_required` and `reboot_reasons` tell of the start.
     root: where the host's file system begins, for all but what apt-get tells.
     Raises ReadError where there is no apt-get, or it cannot tell.
     """
@@ -68,7 +71,11 @@ def read_updates(root: str = "/") -> Dict[str, Any]:
     result = run_program(SIMULATE, SECONDS)
     if result.returncode != 0:
         raise ReadError(f"the pending updates cannot be told: {programs.complaint_of(result)}")
-    pending = parse_simulation(result.stdout)
+    automatic = automatically_installed(root)
+    pending = [
+        {**update, "automatic": update["installed"] is None or update["package"].partition(":")[0] in automatic}
+        for update in parse_simulation(result.stdout)
+    ]
     reasons = reboot_reasons(root)
     return {
         "pending": pending,
@@ -105,6 +112,13 @@ def parse_simulation(text: str) -> List[Dict[str, Any]]:
             }
         )
     return sorted(found, key=lambda update: str(update["package"]))
+
+
+def automatically_installed(root: str) -> FrozenSet[str]:
+    """Return the packages that were installed for others that need them, from apt's own list (apt-mark(8))."""
+    text = programs.read_text(os.path.join(root, EXTENDED_STATES)) or ""
+    blocks = (dict(re.findall(r"^([A-Za-z-]+): (.*)$", block, re.MULTILINE)) for block in text.split("\n\n"))
+    return frozenset(block["Package"] for block in blocks if block.get("Auto-Installed") == "1" and "Package" in block)
 
 
 def lists_time(root: str) -> Optional[int]:

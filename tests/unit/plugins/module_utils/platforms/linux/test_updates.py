@@ -18,6 +18,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import updates as kvm_updates
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.linux import updates
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.linux.updates import (
+    automatically_installed,
     lists_time,
     parse_simulation,
     read_updates,
@@ -59,6 +60,16 @@ def test_what_apt_would_do_by_package() -> None:
 def test_a_line_that_is_not_understood_is_not_left_out() -> None:
     with pytest.raises(ReadError, match="apt-get says what is not understood: Inst strange"):
         parse_simulation("Inst strange\n")
+
+
+def test_packages_that_others_brought(tmp_path: Path) -> None:
+    assert automatically_installed(str(tmp_path)) == frozenset()
+    (tmp_path / "var/lib/apt").mkdir(parents=True)
+    (tmp_path / "var/lib/apt/extended_states").write_text(
+        "Package: libc6\nArchitecture: amd64\nAuto-Installed: 1\n\nPackage: bash\nArchitecture: amd64\nAuto-Installed: 0\n\n"
+        "Package: libgcrypt20\nArchitecture: i386\nAuto-Installed: 1\n\n"
+    )
+    assert automatically_installed(str(tmp_path)) == {"libc6", "libgcrypt20"}
 
 
 def host(root: Path, release: str, build: str, kernels: tuple[str, ...], package: str = "") -> str:
