@@ -69,7 +69,7 @@ changes:
       type: list
       elements: str
 maintenance:
-  description: The mode as it is now; null where the host is in service.
+  description: The mode as it is now, or would be in check mode; null where the host is in service.
   returned: success
   type: dict
   contains:

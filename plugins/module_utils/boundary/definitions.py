@@ -664,7 +664,8 @@ class MaintenanceModule(ModuleDefinition):
                     changes += target.enter(call.values["reason"], call.values.get("evacuate_to", ()), check)
                 if call.state == "emptied":
                     changes += target.empty(call.operation.complete(None), check, progress)
-        return {"changed": bool(changes), "changes": changes, "maintenance": target.described()}
+        mode = None if call.state == "left" else target.described()
+        return {"changed": bool(changes), "changes": changes, "maintenance": mode}
 
 
 class GuardModule(ModuleDefinition):

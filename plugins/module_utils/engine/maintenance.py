@@ -24,7 +24,10 @@ class MaintenanceTarget(Interface):
     """
 
     def described(self) -> Optional[Plain]:
-        """Return the mode: `reason`, `since`, and the `vms` that ran before; None where the host is in service."""
+        """Return the mode: `reason`, `since`, and the `vms` that ran before; None where the host is in service.
+
+        In check mode it is as it would be after what was asked for.
+        """
         raise NotImplementedError
 
     def enter(self, reason: str, evacuate_to: Sequence[str], check: bool) -> List[Plain]:

@@ -38,9 +38,10 @@ class KvmMaintenance(MaintenanceTarget):
     def __init__(self, platform: Any = None, where: Optional[Directories] = None) -> None:
         self.platform = platform
         self.where = where or Directories()
+        self._planned: Optional[Plain] = None
 
     def described(self) -> Optional[Plain]:
-        record = read_record()
+        record = self._planned or read_record()
         if record is None:
             return None
         return {"reason": record["reason"], "since": record["since"], "vms": record["vms"]}
@@ -61,7 +62,9 @@ class KvmMaintenance(MaintenanceTarget):
             if vm["destination"] is not None:
                 counts[vm["destination"]] += 1
             record["vms"].append(vm)
-        if not check and (is_new or added):
+        if check:
+            self._planned = record
+        elif is_new or added:
             host_files.write_json(RECORD_FILE, record)
         if not check:
             _keep_login_message(record)
