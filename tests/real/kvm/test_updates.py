@@ -152,7 +152,8 @@ def role(**variables: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def playbooks(archives: RealHost, guests: RealHost, tmp_path: Path) -> Playbooks:
-    return Playbooks(guests, tmp_path)
+    # A server under emulation takes longer than 10 s for sudo when it is busy, as it is after a run that was killed.
+    return Playbooks(guests, tmp_path, ansible_timeout=120)
 
 
 @pytest.mark.capability("kvm", "updates", ran_against="real")
