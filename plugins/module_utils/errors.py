@@ -104,3 +104,8 @@ class GuardError(BareforgeError):
     """The guard over the management path could not be armed, confirmed or undone."""
 
     phase = "guard"
+
+
+def one_line(text: str) -> str:
+    """Return what a program or a library says as one line, for a message."""
+    return " ".join(text.split())

@@ -27,6 +27,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import
     GuardError,
     Problem,
     ValidateError,
+    one_line,
 )
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import KINDS
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
@@ -188,12 +189,14 @@ class HypervisorAction(ActionBase):
             words = self._may_be_undone(call)
             if words is None or NEVER_CONNECTED.search(str(error)):
                 raise
-            message = f"{host}: the connection broke off while the task ran ({_one_line(str(error))}). {words}"
+            message = (
+                f"{host}: the connection broke off while the task ran ({one_line(str(error)).rstrip('.')}). {words}"
+            )
             return {"unreachable": True, "changed": False, "msg": message, "phase": ConnectError.phase}
         words = self._may_be_undone(call)
         if result.get("failed") and "module_stdout" in result and words is not None:
             # No answer of ours: the module was killed, or its answer was cut off.
-            result["msg"] = f"{host}: {_one_line(str(result.get('msg')))}. {words}"
+            result["msg"] = f"{host}: {one_line(str(result.get('msg'))).rstrip('.')}. {words}"
         return result
 
     def _may_be_undone(self, call: Call) -> str | None:
@@ -224,7 +227,3 @@ class HypervisorAction(ActionBase):
                 raise GuardError(str(result.get("msg")))
 
         return confirm(guard, reach)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ConnectError, GuardError
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ConnectError, GuardError, one_line
 
 PAUSE = 1.0
 """Seconds between two attempts to reach the host."""
@@ -44,7 +44,7 @@ def confirm(
             reach("confirmed")
         except UNREACHABLE as error:
             if time.monotonic() - began + PAUSE > timeout:
-                raise GuardError(*_undone(guard, reach, sleep, began, str(error))) from error
+                raise GuardError(*_undone(guard, reach, sleep, began, one_line(str(error)))) from error
             sleep(PAUSE)
         except GuardError as error:
             names = shown(guard["guarded"])

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any, Callable, Iterator, Optional, Type, TypeVar
 
-from ..errors import ApplyError, AuthenticateError, BareforgeError, ConnectError, ReadError
+from ..errors import ApplyError, AuthenticateError, BareforgeError, ConnectError, ReadError, one_line
 
 URI = "qemu:///system"
 RESTART_PATIENCE = 15.0  # seconds that a restarting daemon is waited for
@@ -160,8 +160,3 @@ def is_missing(error: Any) -> bool:
         "VIR_ERR_NO_STORAGE_POOL",
         "VIR_ERR_NO_SECRET",
     )
-
-
-def one_line(text: str) -> str:
-    """Return a message of libvirt or QEMU as one line."""
-    return " ".join(text.split())

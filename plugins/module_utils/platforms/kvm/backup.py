@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 
 from ...engine.change import Change
 from ...engine.platform import Context, Interface
-from ...errors import ApplyError, BareforgeError, Problem, ReadError, ValidateError
+from ...errors import ApplyError, BareforgeError, Problem, ReadError, ValidateError, one_line
 from ...model.compute import Backup, Vm
 from ...model.document import Key, State
 from ...model.operation import Operation
@@ -536,7 +536,7 @@ class _Making:
         except session.library().libvirtError as error:
             if not since:
                 raise
-            reason = session.one_line(error.get_error_message() or str(error))
+            reason = one_line(error.get_error_message() or str(error))
             raise ApplyError(f"{self.place}: {reason}", BROKEN_NOTES) from error
         finally:
             if self.job["frozen"]:
@@ -556,7 +556,7 @@ class _Making:
         except libvirt.libvirtError as error:
             raise ApplyError(
                 f"{self.place}: the file systems of VM {show(self.vm)} cannot be frozen: "
-                f"{session.one_line(error.get_error_message() or str(error))}",
+                f"{one_line(error.get_error_message() or str(error))}",
                 "See whether the guest's agent runs (qemu-guest-agent), or say quiesce: false",
             ) from error
         self.context.progress(f"{self.place}: {frozen} file systems of the guest are frozen")
@@ -579,7 +579,7 @@ class _Making:
         backup_job = getattr(libvirt, "VIR_DOMAIN_JOB_OPERATION_BACKUP", 9)
         if facts.get("type") == libvirt.VIR_DOMAIN_JOB_COMPLETED and facts.get("operation") == backup_job:
             return
-        reason = session.one_line(str(facts.get("errmsg") or "it was cancelled"))
+        reason = one_line(str(facts.get("errmsg") or "it was cancelled"))
         raise self._broken_off(domain) or ApplyError(f"{self.place}: QEMU has not finished copying: {reason}")
 
     def _broken_off(self, domain: Any) -> Optional[ApplyError]:

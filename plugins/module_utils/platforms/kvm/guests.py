@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Sequence
 
-from ...errors import ApplyError
+from ...errors import ApplyError, one_line
 from ...model.compute import Vm
 from ...model.types import show
 from ...transports import libvirt as session
@@ -87,7 +87,7 @@ def _is_ready(entry: Waiting, what: str) -> bool:
             entry.domain.agentSetResponseTimeout(AGENT_SECONDS, 0)
         told = domains.addresses(entry.domain)
     except libvirt.libvirtError as error:
-        entry.last = session.one_line(str(error))
+        entry.last = one_line(str(error))
         return False
     seen: Dict[str, None] = dict.fromkeys(text.partition("/")[0] for group in told.values() for text in group)
     if what == "address":

@@ -20,6 +20,7 @@ from typing import Any, Collection, Dict, Iterable, Iterator, List, Mapping, Opt
 from xml.etree import ElementTree
 
 from ...engine.inventory import InventoryNic, InventoryReader, InventoryVm, SeenAddress
+from ...errors import one_line
 from ...model.types import show
 from ...transports import libvirt as session
 from . import domain_xml, domains, virtual_network
@@ -223,7 +224,7 @@ def _add_leases(network: Any, leases: Dict[str, List[str]], warnings: List[str])
         told = network.DHCPLeases()
     except libvirt.libvirtError as error:
         # One network's DHCP server is no reason to do without all VMs.
-        reason = session.one_line(error.get_error_message() or str(error))
+        reason = one_line(error.get_error_message() or str(error))
         warnings.append(f"the leases of network {show(network.name())} cannot be read: {reason}")
         return
     for lease in told:
@@ -245,7 +246,7 @@ def read_neighbours(warnings: List[str]) -> Dict[str, List[str]]:
         warnings.append(f"the neighbour table cannot be read: {error}")
         return {}
     if entries is None:
-        reason = session.one_line(done.stderr.decode("utf-8", "replace"))
+        reason = one_line(done.stderr.decode("utf-8", "replace"))
         warnings.append(f"the neighbour table cannot be read: ip ended with status {done.returncode}: {reason}")
         return {}
     found: Dict[str, List[str]] = {}
@@ -266,7 +267,7 @@ def ask_agent(domain: Any, timeout: int, warnings: List[str]) -> Told:
         info = domain.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME | libvirt.VIR_DOMAIN_GUEST_INFO_INTERFACES, 0)
     except libvirt.libvirtError as error:
         if not session.is_missing(error):
-            reason = session.one_line(error.get_error_message() or str(error))
+            reason = one_line(error.get_error_message() or str(error))
             warnings.append(f"VM {show(domain.name())}: its guest agent does not answer: {reason}")
         return Told()
     addresses: Dict[str, List[str]] = {}

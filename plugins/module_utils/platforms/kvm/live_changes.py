@@ -13,7 +13,7 @@ import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 from xml.etree import ElementTree
 
-from ...errors import ApplyError
+from ...errors import ApplyError, one_line
 from ...model.compute import Cpu, Disk, DiskLimits, Memory, Nic, Vm
 from ...model.network import VirtualNetwork
 from ...model.types import show
@@ -265,7 +265,7 @@ def read_port(tap: str) -> Optional[Tuple[Optional[int], Tuple[int, ...]]]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ApplyError(f"the VLAN of port {tap} cannot be read from Open vSwitch: {error}") from error
     if result.returncode:
-        raise ApplyError(f"the VLAN of port {tap} cannot be read from Open vSwitch: {session.one_line(result.stderr)}")
+        raise ApplyError(f"the VLAN of port {tap} cannot be read from Open vSwitch: {one_line(result.stderr)}")
     rows = json.loads(result.stdout)["data"]
     if not rows:
         return None

@@ -26,7 +26,7 @@ from typing import Any, Callable, Collection, Dict, Iterable, Iterator, List, Ma
 
 from ...engine.change import Change
 from ...engine.platform import Context, Interface
-from ...errors import ApplyError, Problem
+from ...errors import ApplyError, Problem, one_line
 from ...model.document import State
 from ...model.schema import ModelObject, shown_as
 from ...model.storage import StoragePool, StorageSource
@@ -500,7 +500,7 @@ class KvmStoragePools(Interface):
             with_deadline(lambda: entry.create(0), START_SECONDS, f"{pool.place.text} cannot be started")
         except libvirt.libvirtError as error:
             # libvirt quotes the commands that failed, and to iscsiadm it gives the password as an argument.
-            said = PASSWORD_ARGUMENT.sub(r"\1********", session.one_line(error.get_error_message() or str(error)))
+            said = PASSWORD_ARGUMENT.sub(r"\1********", one_line(error.get_error_message() or str(error)))
             raise ApplyError(f"{pool.place.text} cannot be started: {said}") from None
 
     def _update(self, before: StoragePool, after: StoragePool) -> None:
