@@ -11,8 +11,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner import Request, gather, run
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ValidateError
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import Document
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.proxmox.platform import ProxmoxPlatform
 from support.documents import apply, gathered
 from support.memory_platform import MemoryHost, MemoryPlatform
 
@@ -172,5 +176,65 @@ class KvmPeer(Peer):
         self.host.close()
 
 
-PEERS = {"memory": MemoryPeer, **({"kvm": KvmPeer} if KVM_INVENTORY else {})}
-"""The peers that can be reached here. The one in memory always can."""
+class ProxmoxPeer(Peer):
+    """A node of Proxmox VE that fakepve and our handlers play."""
+
+    platform = "proxmox"
+    ran_against = "own"
+    capabilities = ProxmoxPlatform.declared_capabilities()
+
+    def __init__(self) -> None:
+        from peers.pve import Serving
+
+        self.serving = Serving()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "uplink1": "eno2",
+            "uplink2": "eno3",
+            "image_url": "https://example.org/tiny.qcow2",
+            "image_checksum": f"sha256:{'0' * 64}",
+            "privilege1": "VM.PowerMgmt",
+            "privilege2": "VM.Console",
+        }
+
+    def step(self, document: Any, exact: Any, operation: Any, kinds: Any) -> Any:
+        try:
+            return carry_out(_ProxmoxTools(self.serving.settings), document, exact, operation, kinds)
+        except ValidateError as error:
+            raise RefusedError(error.details["problems"]) from error
+        finally:
+            assert self.serving.peer.violations == []
+
+    def apply(self, document: Any, operation: Any = None) -> Any:
+        return _ProxmoxTools(self.serving.settings).apply(document, operation=operation)
+
+    def gather(self, kinds: list[str]) -> Any:
+        return _ProxmoxTools(self.serving.settings).gather(kinds)
+
+    def close(self) -> None:
+        self.serving.close()
+
+
+class _ProxmoxTools:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def apply(self, document: Any, exact: Any = (), check: bool = False, operation: Any | None = None) -> Any:
+        options = Operation.parse({"guard": {"enabled": False}, **(operation or {})})
+        platform = ProxmoxPlatform(self.settings)
+        try:
+            return run(platform, Request(Document.parse(document, exact), options, check))
+        finally:
+            platform.close()
+
+    def gather(self, kinds: Any) -> Any:
+        platform = ProxmoxPlatform(self.settings)
+        try:
+            return gather(platform, kinds)
+        finally:
+            platform.close()
+
+
+PEERS = {"memory": MemoryPeer, "proxmox": ProxmoxPeer, **({"kvm": KvmPeer} if KVM_INVENTORY else {})}
+"""The peers that can be reached here. Those without a host always can."""

@@ -84,10 +84,13 @@ class Interface:
 
     KINDS: the kinds it reads and changes.
     CAPABILITIES: what it can do, by the names that the model's options carry; each must be shown by a test.
+    IN_ORDER: whether `apply` makes changes in the order in which it is given them, so that one call may have some that depend on
+        others; for what one transaction carries as a whole.
     """
 
     KINDS: ClassVar[Tuple[str, ...]] = ()
     CAPABILITIES: ClassVar[FrozenSet[str]] = frozenset()
+    IN_ORDER: ClassVar[bool] = False
 
     def read(self, kinds: Collection[str], names: Mapping[str, Collection[str]]) -> State:
         """Return the current objects of those kinds, in as few round trips as the API allows.
@@ -128,7 +131,7 @@ class Interface:
         return None
 
     def apply(self, changes: Sequence[Change], context: Context) -> None:
-        """Make the changes; none of them depends on another, so they may be made at once or by one call.
+        """Make the changes; none of them depends on another (unless IN_ORDER), so they may be made at once or by one call.
 
         The exception are changes that wait for each other in a circle, such as two VMs that swap their MAC addresses.
         Calls context.begin before and context.done after each. Killed at any point, a second run must finish the job.

@@ -19,6 +19,7 @@ from ..errors import NotSupportedError, Problem
 
 PLATFORMS: Dict[str, str] = {
     "kvm": "kvm.platform:KvmPlatform",
+    "proxmox": "proxmox.platform:ProxmoxPlatform",
 }
 
 INVENTORY_READERS: Dict[str, str] = {

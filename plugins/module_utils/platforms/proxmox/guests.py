@@ -1,0 +1,122 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The VMs of a node as its API tells them: a list by one request, and a configuration each, several at a time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
+
+from ...transports.proxmox import ProxmoxSession, Read
+from .notes import split_description
+from .property_strings import split, split_nic
+
+UNFINISHED = "bareforge-unfinished-"
+"""What the name of a VM begins with as long as it is being made."""
+
+DRIVE = re.compile(r"(virtio|scsi|sata|ide)(\d+)")
+NIC = re.compile(r"net(\d+)")
+
+
+@dataclass
+class Guest:
+    """A VM or template.
+
+    status: `running` or `stopped`. paused: whether its processors are stopped while it runs.
+    config: its configuration as it is in force. pending: whether some of it waits for the next start.
+    description: the user's part of it. facts: what we keep there.
+    """
+
+    vmid: int
+    name: str
+    status: str = "stopped"
+    paused: bool = False
+    template: bool = False
+    lock: Optional[str] = None
+    tags: Tuple[str, ...] = ()
+    config: Dict[str, Any] = field(default_factory=dict)
+    description: Optional[str] = None
+    facts: Dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it runs, paused or not."""
+        return self.status == "running"
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is what a run has not finished making."""
+        return self.name.startswith(UNFINISHED)
+
+    def take(self, config: Dict[str, Any]) -> None:
+        """Take over a configuration that was read."""
+        self.config = config
+        self.description, self.facts = split_description(config.get("description"))
+
+    def nics(self) -> Iterator[Tuple[str, str, Dict[str, str]]]:
+        """Yield (key, name, parts) of its adapters in their order."""
+        named = self.facts.get("nics") or {}
+        keys = [key for key in self.config if NIC.fullmatch(key)]
+        for key in sorted(keys, key=lambda key: int(key[3:])):
+            known = named.get(key) or [key]
+            yield key, str(known[0]), split_nic(self.config[key])
+
+    def nic_network(self, key: str) -> Optional[str]:
+        """Return the network that an adapter was last put on, as we remember it."""
+        known = (self.facts.get("nics") or {}).get(key) or []
+        return str(known[1]) if len(known) > 1 else None
+
+    def drives(self) -> Iterator[Tuple[str, Dict[str, str]]]:
+        """Yield (key, parts) of its drives, CD-ROMs and cloud-init among them."""
+        for key in sorted(self.config, key=_drive_order):
+            if DRIVE.fullmatch(key):
+                yield key, split(self.config[key], "file")
+
+    def disks(self) -> Iterator[Tuple[str, str, Dict[str, str]]]:
+        """Yield (key, name, parts) of its disks, the one that it boots from first and otherwise in the order of our own list."""
+        named = self.facts.get("disks") or {}
+        found = [(key, parts) for key, parts in self.drives() if parts.get("media") != "cdrom" and "cloudinit" not in parts["file"]]
+        order = list(named)
+        found.sort(key=lambda entry: (order.index(entry[0]) if entry[0] in order else len(order), _drive_order(entry[0])))
+        for key, parts in found:
+            yield key, str(named.get(key, key)), parts
+
+    def cloud_init(self) -> Optional[str]:
+        """Return the key of its cloud-init drive, or None."""
+        return next((key for key, parts in self.drives() if "cloudinit" in parts["file"]), None)
+
+
+def _drive_order(key: str) -> Tuple[str, int]:
+    found = DRIVE.fullmatch(key)
+    return (found.group(1), int(found.group(2))) if found else (key, 0)
+
+
+def list_guests(session: ProxmoxSession) -> List[Guest]:
+    """Return the VMs and templates of the node without their configurations, by one request."""
+    entries = session.get("nodes", session.node, "qemu", full=True)
+    return sorted(
+        (
+            Guest(
+                vmid=int(entry["vmid"]),
+                name=str(entry.get("name") or f"VM {entry['vmid']}"),
+                status=str(entry.get("status", "stopped")),
+                paused=str(entry.get("qmpstatus", "")) in ("paused", "suspended"),
+                template=bool(entry.get("template")),
+                lock=entry.get("lock"),
+                tags=tuple(sorted(part for part in re.split(r"[;,\s]+", str(entry.get("tags") or "")) if part)),
+            )
+            for entry in entries
+        ),
+        key=lambda guest: guest.vmid,
+    )
+
+
+def read_configurations(session: ProxmoxSession, guests: Collection[Guest]) -> None:
+    """Fill in the configurations of VMs, as they are in force."""
+    wanted = list(guests)
+    reads = [Read(("nodes", session.node, "qemu", guest.vmid, "config"), {"current": 1}) for guest in wanted]
+    for guest, config in zip(wanted, session.get_many(reads)):
+        guest.take(config)

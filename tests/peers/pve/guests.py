@@ -1,0 +1,312 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What fakepve leaves out of QEMU guests, after PVE::API2::Qemu and PVE::QemuServer of qemu-server.
+
+Disks that are added, replaced and taken off (they become `unusedN`), resized and imported; what a running VM takes at once and what
+waits for its next start; `current=1`; cloud-init drives of clones; the next free id; backups and their restore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from typing import Any
+
+from fakepve.lxc import SIZE_UNITS, format_size
+from fakepve.model import PveError, TaskError
+from fakepve.qemu import DRIVE_KEY, NEW_DISK, drives_of, is_cdrom, join_drive, split_drive, volume_ref, with_mac
+from fakepve.routing import die, param_error, split_list
+
+ALWAYS_AT_ONCE = re.compile(
+    r"name|description|onboot|tags|protection|startup|agent|hookscript|shares|cpuunits|cpulimit|balloon|ipconfig\d+|ciuser"
+    r"|cipassword|sshkeys|nameserver|searchdomain|unused\d+|boot"
+)
+"""What a running VM takes at once whatever its `hotplug` says (PVE::QemuServer, $fast_plug_option and vmconfig_hotplug_pending)."""
+
+HOT_PLUGGED = re.compile(r"net\d+|scsi\d+|virtio\d+")
+"""What it takes with the default of `hotplug`, which is network,disk,usb."""
+
+IMPORT_SIZE = 2 * 1024**3
+"""How large an imported image turns out to be."""
+
+
+class GuestState:
+    """Mixin of the peer: what `/nodes/{node}/qemu` has beside fakepve's own."""
+
+    def setup_guests(self) -> None:
+        self.storages["local"]["content"] = "iso,vztmpl,backup,import"
+        self.cloudinit_regenerated: list[int] = []
+        self.backup_number = 0
+
+    def _routes_guests(self) -> list[Any]:
+        one = "/nodes/{node}/qemu/{vmid}"
+        return [
+            ("PUT", f"{one}/resize", self._qm_resize),
+            ("PUT", f"{one}/cloudinit", self._qm_cloudinit),
+            ("PUT", f"{one}/unlink", self._qm_unlink),
+            ("GET", "/cluster/nextid", self._next_id),
+            ("POST", "/nodes/{node}/vzdump", self._vzdump),
+        ]
+
+    async def _next_id(self, v: Any, user: str) -> int:
+        wanted = v.get("vmid")
+        if wanted is not None:
+            if self._qm_taken(int(wanted)):
+                raise param_error(vmid=f"VM {wanted} already exists")
+            return int(wanted)
+        number = 100
+        while self._qm_taken(number):
+            number += 1
+        return number
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def _config_get(self, request: Any) -> Any:
+        from fakepve.server import ok, params
+
+        vm = self._vm(request, "VM.Audit")
+        config = dict(vm.config)
+        if str((await params(request)).get("current", "0")) not in ("1", "true"):
+            for key, value in vm.pending.items():
+                if value is None:
+                    config.pop(key, None)
+                else:
+                    config[key] = value
+        if "memory" in config:
+            config["memory"] = str(config["memory"])
+        config["digest"] = vm.digest()
+        return ok(config)
+
+    async def _qemu_list(self, request: Any) -> Any:
+        from fakepve.server import ok
+
+        answer = json.loads((await super()._qemu_list(request)).text)["data"]
+        if request.query.get("full") in ("1", "true"):
+            for entry in answer:
+                entry["qmpstatus"] = self.vm(entry["vmid"]).qmpstatus
+        return ok(answer)
+
+    # -- drives --------------------------------------------------------------------------------------------------------
+
+    def _qm_new_drive(self, vmid: int, key: str, value: str, default: Any) -> Any:
+        volume, options = split_drive(value)
+        source = options.pop("import-from", None)
+        if source is None:
+            return super()._qm_new_drive(vmid, key, value, default)
+        found = NEW_DISK.match(volume)
+        if not found or float(found.group(2)) != 0:
+            raise die(f"{key}: 'import-from' needs a volume of size 0")
+        sid, name = volume_ref(source)
+        if sid is None or name not in self._volumes(sid):
+            raise die(f"volume {source} does not exist")
+        size = IMPORT_SIZE
+        volid, _format = self._qm_alloc(found.group(1), vmid, options.pop("format", None), size)
+        return join_drive(volid, {**options, "size": format_size(size)}), [volid]
+
+    def _qm_check_drive(self, user: str, vmid: int, pool: Any, key: str, value: str, default: Any) -> None:
+        volume, options = split_drive(value)
+        if "import-from" in options:
+            self._qm_image_store(volume_ref(volume)[0], user)
+            return
+        super()._qm_check_drive(user, vmid, pool, key, value, default)
+
+    @staticmethod
+    def _owned(vmid: int, volume: str) -> bool:
+        return re.search(rf"(?:^|[:/])(?:vm|base)-{vmid}-", volume) is not None
+
+    def _set_aside(self, vm: Any, volume: str) -> None:
+        """A volume of the VM that no drive names any more becomes unusedN (PVE::QemuConfig::add_unused_volume)."""
+        named = {split_drive(value)[0] for key, value in vm.config.items() if DRIVE_KEY.match(key) or key.startswith("unused")}
+        if not self._owned(vm.vmid, volume) or volume in named or "cloudinit" in volume:
+            return
+        number = 0
+        while f"unused{number}" in vm.config:
+            number += 1
+        vm.config[f"unused{number}"] = volume
+
+    # -- configuration -------------------------------------------------------------------------------------------------
+
+    async def _apply_config(self, vm: Any, user: str, p: Any) -> None:
+        self.need_quorum()
+        updates = {key: value for key, value in p.items() if key not in ("digest", "delete", "skiplock", "force", "revert")}
+        if p.get("digest") and p["digest"] != vm.digest():
+            raise PveError(500, "checksum mismatch (file change by other user?)")
+        deletes = split_list(p.get("delete"))
+        for key in deletes:
+            if key in updates:
+                raise param_error(delete=f"you can't use '-{key}' and -delete {key}' at the same time")
+        for key in [*updates, *deletes]:
+            if self._config_priv(key) == "root" and user != "root@pam":
+                raise PveError(403, f"only root can set '{key}' config")
+        self._check_lock(vm)
+        for key, value in updates.items():
+            if DRIVE_KEY.match(key):
+                self._qm_check_drive(user, vm.vmid, None, key, value, None)
+            elif re.fullmatch(r"net\d+", key):
+                updates[key] = with_mac(value)
+        self._check_boot(vm, updates, deletes)
+        try:
+            await self.acquire(vm, "config")
+        except TaskError as error:
+            raise PveError(500, str(error)) from error
+        try:
+            for key in deletes:
+                self._delete_key(vm, key, bool(p.get("force")))
+            for key, value in updates.items():
+                self._update_key(vm, key, value)
+        finally:
+            self.release(vm, "config")
+        vm.name = vm.config.get("name") or f"VM {vm.vmid}"
+
+    def _check_boot(self, vm: Any, updates: dict[str, Any], deletes: list[str]) -> None:
+        order = str(updates.get("boot", ""))
+        if order.startswith("order="):
+            known = set(vm.devices({**vm.config, **updates})) - set(deletes)
+            for device in order[6:].split(";"):
+                if device and device not in known:
+                    raise param_error(boot=f"invalid bootorder: device '{device}' does not exist'")
+
+    @staticmethod
+    def _at_once(vm: Any, key: str) -> bool:
+        return bool(vm.status != "running" or ALWAYS_AT_ONCE.fullmatch(key) or HOT_PLUGGED.fullmatch(key))
+
+    def _delete_key(self, vm: Any, key: str, force: bool) -> None:
+        if not self._at_once(vm, key):
+            if key in vm.config:
+                vm.pending[key] = None
+            else:
+                vm.pending.pop(key, None)
+            return
+        vm.pending.pop(key, None)
+        value = vm.config.pop(key, None)
+        if value is None:
+            return
+        if key.startswith("unused"):
+            self._qm_free(split_drive(value)[0])
+        elif DRIVE_KEY.match(key):
+            volume, options = split_drive(value)
+            if is_cdrom(volume, options) or force:
+                if self._owned(vm.vmid, volume):
+                    self._qm_free(volume)
+            else:
+                self._set_aside(vm, volume)
+
+    def _update_key(self, vm: Any, key: str, value: Any) -> None:
+        old = vm.config.get(key)
+        if DRIVE_KEY.match(key):
+            value, _made = self._qm_new_drive(vm.vmid, key, value, None)
+            volume = split_drive(value)[0]
+            for number in [name for name in vm.config if name.startswith("unused")]:
+                if split_drive(vm.config[number])[0] == volume:
+                    del vm.config[number]
+        elif key == "tags":
+            value = ";".join(sorted({tag.lower() for tag in re.split(r"[;, ]+", str(value)) if tag}))
+        if not self._at_once(vm, key):
+            if vm.config.get(key) == value:
+                vm.pending.pop(key, None)
+            else:
+                vm.pending[key] = value
+            return
+        vm.pending.pop(key, None)
+        if value == "" and key in ("description", "tags"):
+            vm.config.pop(key, None)
+            return
+        vm.config[key] = value
+        if old is not None and DRIVE_KEY.match(key):
+            before = split_drive(old)[0]
+            if before != split_drive(value)[0]:
+                self._set_aside(vm, before)
+
+    async def _qm_resize(self, v: Any, user: str) -> str:
+        vm = self.find(v["node"], v["vmid"])
+        self.need_quorum()
+        self._check_lock(vm)
+        key = v["disk"]
+        if v.get("digest") and v["digest"] != vm.digest():
+            raise PveError(500, "checksum mismatch (file change by other user?)")
+        if key not in vm.config:
+            raise die(f"disk '{key}' does not exist")
+
+        async def body() -> None:
+            volume, options = split_drive(vm.config[key])
+            kept = self._qm_volume(volume)
+            found = re.fullmatch(r"(\+?)(\d+(?:\.\d+)?)([KMGT]?)", v["size"])
+            size = int(float(found.group(2)) * SIZE_UNITS.get(found.group(3), 1))  # type: ignore[union-attr]
+            now = int(kept["size"])
+            size = now + size if found.group(1) else size  # type: ignore[union-attr]
+            if size < now:
+                raise TaskError("shrinking disks is not supported")
+            kept["size"] = size
+            vm.config[key] = join_drive(volume, {**options, "size": format_size(size)})
+
+        return str(await self.task(vm.node, "resize", vm.vmid, user, body, vm=vm))
+
+    async def _qm_cloudinit(self, v: Any, user: str) -> None:
+        vm = self.find(v["node"], v["vmid"])
+        self.need_quorum()
+        if not any("cloudinit" in split_drive(value)[0] for key, value in vm.config.items() if DRIVE_KEY.match(key)):
+            raise die("no cloudinit drive found")
+        self.cloudinit_regenerated.append(vm.vmid)
+
+    async def _qm_unlink(self, v: Any, user: str) -> None:
+        vm = self.find(v["node"], v["vmid"])
+        await self._apply_config(vm, user, {"delete": v["idlist"], "force": v.get("force")})
+
+    # -- clones and templates ------------------------------------------------------------------------------------------
+
+    async def _qm_clone(self, v: Any, user: str) -> str:
+        upid = await super()._qm_clone(v, user)
+        new = self.vm(int(v["newid"]))
+        if new is not None:
+            for key, volume, options in drives_of(new.config):
+                # The drive with the guest's data is made anew for every clone.
+                if "cloudinit" in volume and self._owned(int(v["vmid"]), volume):
+                    sid = volume_ref(volume)[0]
+                    volid, _format = self._qm_alloc_cloudinit(sid, new.vmid)
+                    new.config[key] = join_drive(volid, options)
+        return str(upid)
+
+    def _qm_alloc_cloudinit(self, sid: str, vmid: int) -> Any:
+        volid = f"{sid}:vm-{vmid}-cloudinit"
+        self.storages[sid].setdefault("volumes", {})[f"vm-{vmid}-cloudinit"] = {
+            "content": "images", "format": "raw", "size": 4 * 1024**2, "vmid": vmid, "ctime": int(time.time()),
+        }  # fmt: skip
+        return volid, "raw"
+
+    # -- backups -------------------------------------------------------------------------------------------------------
+
+    async def _vzdump(self, v: Any, user: str) -> str:
+        self.need_quorum()
+        vm = self.find(v["node"], int(v["vmid"]))
+        sid = v.get("storage", "local")
+        store = self._store(sid)
+        if "backup" not in split_list(store.get("content")):
+            raise param_error(storage=f"storage '{sid}' does not support backups")
+
+        async def body() -> None:
+            if vm.lock:
+                raise TaskError("job errors")
+            self.backup_number += 1
+            stamp = time.strftime("%Y_%m_%d-%H_%M_%S", time.gmtime(1700000000 + self.backup_number))
+            name = f"backup/vzdump-qemu-{vm.vmid}-{stamp}.vma.zst"
+            volume: dict[str, Any] = {
+                "content": "backup", "format": "vma.zst", "size": 1024**2, "vmid": vm.vmid,
+                "ctime": 1700000000 + self.backup_number, "config": dict(vm.config),
+            }  # fmt: skip
+            if v.get("notes-template"):
+                volume["notes"] = v["notes-template"].replace("\\n", "\n").replace("\\\\", "\\")
+            if v.get("protected"):
+                volume["protected"] = True
+            store.setdefault("volumes", {})[name] = volume
+
+        return str(await self.task(v["node"], "vzdump", vm.vmid, user, body, vm=vm, lock=False))
+
+
+async def settle(peer: Any) -> None:
+    """Wait until no task of the peer runs any more."""
+    while any(task["status"] == "running" for task in peer.tasks.values()):
+        await asyncio.sleep(0.01)

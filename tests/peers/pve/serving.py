@@ -1,0 +1,76 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs a peer on 127.0.0.1, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import ssl
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from fakepve.certs import make_cert
+
+from .peer import PvePeer
+
+HOST = "127.0.0.1"
+START_TIMEOUT = 30
+
+
+@functools.cache
+def certificate() -> tuple[str, str]:
+    """Return the paths of a certificate for 127.0.0.1 and of its key, made once a process."""
+    folder = tempfile.mkdtemp(prefix="bareforge-pve-peer-")
+    files = make_cert(folder, hosts=(HOST,))
+    return str(files[0]), str(files[1])
+
+
+def fingerprint() -> str:
+    """Return the SHA-256 fingerprint of the certificate as 64 hexadecimal digits."""
+    text = Path(certificate()[0]).read_text(encoding="ascii")
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text)).hexdigest()
+
+
+class Serving:
+    """A peer that answers at `https://127.0.0.1:PORT`."""
+
+    def __init__(self, peer: PvePeer | None = None) -> None:
+        self.peer = peer or PvePeer(host=HOST, port=0)
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._run, name="pve-peer", daemon=True)
+        self.thread.start()
+        self.call(self.peer.start(*certificate()))
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def call(self, coroutine: Any) -> Any:
+        """Run a coroutine on the peer's loop and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(START_TIMEOUT)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the peer is reached, as `ConnectionSettings` has it."""
+        return {
+            "host": HOST,
+            "port": self.peer.port,
+            "user": self.peer.user,
+            "password": self.peer.password,
+            "ca_file": certificate()[0],
+            "validate_certs": True,
+            "timeout": 30,
+        }
+
+    def close(self) -> None:
+        """End it."""
+        self.call(self.peer.stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(START_TIMEOUT)
+        self.loop.close()
