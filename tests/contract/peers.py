@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,8 @@ class ProxmoxPeer(Peer):
         from peers.pve import Serving
 
         self.serving = Serving()
+        self.logins = tempfile.TemporaryDirectory()
+        self.settings = {**self.serving.settings, "session_folder": self.logins.name}
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -200,20 +203,21 @@ class ProxmoxPeer(Peer):
 
     def step(self, document: Any, exact: Any, operation: Any, kinds: Any) -> Any:
         try:
-            return carry_out(_ProxmoxTools(self.serving.settings), document, exact, operation, kinds)
+            return carry_out(_ProxmoxTools(self.settings), document, exact, operation, kinds)
         except ValidateError as error:
             raise RefusedError(error.details["problems"]) from error
         finally:
-            assert self.serving.peer.violations == []
+            assert not self.serving.peer.violations, self.serving.peer.violations
 
     def apply(self, document: Any, operation: Any = None) -> Any:
-        return _ProxmoxTools(self.serving.settings).apply(document, operation=operation)
+        return _ProxmoxTools(self.settings).apply(document, operation=operation)
 
     def gather(self, kinds: list[str]) -> Any:
-        return _ProxmoxTools(self.serving.settings).gather(kinds)
+        return _ProxmoxTools(self.settings).gather(kinds)
 
     def close(self) -> None:
         self.serving.close()
+        self.logins.cleanup()
 
 
 class _ProxmoxTools:

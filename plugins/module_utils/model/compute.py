@@ -502,14 +502,24 @@ class ResourcePool(ModelObject):
 
     name: Optional[str] = option(Value(Name()), "The pool's name.", key=True)
     parent: Optional[str] = option(Value(Name()), "The pool that it is in.", reference="resource_pool", clearable=True)
-    cpu_shares: Optional[int] = option(Value(Integer(1, 1_000_000)), "The weight of its processors.")
+    cpu_shares: Optional[int] = option(
+        Value(Integer(1, 1_000_000)), "The weight of its processors.", capability="resource_pool.limits"
+    )
     cpu_limit: Optional[int] = option(
-        Value(Integer(1, 10_000_000, "percent of one core")), "The most, in percent of a core."
+        Value(Integer(1, 10_000_000, "percent of one core")),
+        "The most, in percent of a core.",
+        capability="resource_pool.limits",
     )
     cpu_reservation: Optional[int] = option(
-        Value(Integer(0, 10_000_000, "percent of one core")), "What is guaranteed, in percent of a core."
+        Value(Integer(0, 10_000_000, "percent of one core")),
+        "What is guaranteed, in percent of a core.",
+        capability="resource_pool.limits",
     )
-    memory_shares: Optional[int] = option(Value(Integer(1, 1_000_000)), "The weight of its memory.")
-    memory_limit: Optional[int] = option(Value(Size()), "The most memory.")
-    memory_reservation: Optional[int] = option(Value(Size(0)), "The memory that is guaranteed.")
+    memory_shares: Optional[int] = option(
+        Value(Integer(1, 1_000_000)), "The weight of its memory.", capability="resource_pool.limits"
+    )
+    memory_limit: Optional[int] = option(Value(Size()), "The most memory.", capability="resource_pool.limits")
+    memory_reservation: Optional[int] = option(
+        Value(Size(0)), "The memory that is guaranteed.", capability="resource_pool.limits"
+    )
     description: Optional[str] = option(Value(Text(maximum=200)), "What it is for.", clearable=True)

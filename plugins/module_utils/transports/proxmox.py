@@ -17,7 +17,7 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, Generator, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 from urllib.parse import quote
 
 from ..errors import ApplyError, AuthenticateError, BareforgeError, ConnectError, ReadError
@@ -80,6 +80,28 @@ def preload() -> bool:
     return True
 
 
+class Task(NamedTuple):
+    """A task of PVE that was started.
+
+    upid: its id, which begins with `UPID:` and the node's name; empty where there is nothing to wait for. what: what it does.
+    """
+
+    upid: str
+    what: str
+
+    @property
+    def node(self) -> str:
+        """The node that it runs on."""
+        return self.upid.split(":")[1]
+
+
+Job = Generator[Task, None, None]
+
+
+def _one_task(task: Task) -> Job:
+    yield task
+
+
 class _BrokenError(ConnectError):
     """The connection broke, so that a read may be sent again."""
 
@@ -96,7 +118,6 @@ class ProxmoxSession:
         self.user = str(settings.get("user") or "root@pam")
         self.timeout = float(settings.get("timeout") or 30)
         self.requests = 0
-        self.slow_tasks: List[str] = []
         self._password = settings.get("password")
         self._ca_file = settings.get("ca_file")
         self._fingerprint = str(settings.get("fingerprint") or "").replace("sha256:", "").replace(":", "")
@@ -186,36 +207,63 @@ class ProxmoxSession:
             time.sleep(0.1 * attempt)
         raise AssertionError("not reached: every attempt returns or raises")
 
-    def wait(self, tasks: Mapping[str, str], deadline: float = TASK_DEADLINE) -> Dict[str, str]:
+    def wait(self, tasks: Mapping[str, str], deadline: float = TASK_DEADLINE) -> None:
         """Wait until tasks have ended, all together.
 
         tasks: their UPIDs with what each of them does, for messages. deadline: seconds for all of them.
-        Returns the warnings of tasks that ended with some. Raises ApplyError with every task that failed.
+        Raises ApplyError with every task that failed.
         """
-        left = {upid: what for upid, what in tasks.items() if upid}
-        failed: List[str] = []
-        warnings: Dict[str, str] = {}
-        end = time.monotonic() + deadline
+        jobs = [_one_task(Task(upid, what)) for upid, what in tasks.items()]
+        failed = [error for error in self.carry_out(jobs, deadline) if error is not None]
+        if failed:
+            raise ApplyError("; ".join(error.message for error in failed))
+
+    def carry_out(self, jobs: Sequence[Job], deadline: float = TASK_DEADLINE) -> List[Optional[BareforgeError]]:
+        """Carry out several jobs side by side and return what each of them failed with, or None.
+
+        jobs: generators that yield a Task whenever they have started one, and go on when it has ended well; where it has
+            not, ApplyError is raised in them. A job that breaks off does not stop the others.
+        deadline: seconds that a job may wait for one of its tasks.
+        """
+        results: List[Optional[BareforgeError]] = [None] * len(jobs)
+        running: Dict[int, Tuple[Task, float]] = {}
+
+        def go_on(number: int, failure: Optional[ApplyError] = None) -> None:
+            try:
+                task = jobs[number].throw(failure) if failure is not None else next(jobs[number])
+                while not task.upid:
+                    task = next(jobs[number])
+                running[number] = (task, time.monotonic() + deadline)
+            except StopIteration:
+                running.pop(number, None)
+            except BareforgeError as error:
+                running.pop(number, None)
+                results[number] = error
+
+        for number in range(len(jobs)):
+            go_on(number)
         pause = 0.05
-        while left:
-            reads = [Read(("nodes", upid.split(":")[1], "tasks", upid, "status")) for upid in left]
-            for upid, status in zip(list(left), self.get_many(reads)):
+        while running:
+            waiting = list(running.items())
+            reads = [Read(("nodes", task.node, "tasks", task.upid, "status")) for _number, (task, _end) in waiting]
+            ended = False
+            for (number, (task, end)), status in zip(waiting, self.get_many(reads)):
+                result = str(status.get("exitstatus", "unknown"))
                 if status.get("status") != "stopped":
-                    continue
-                what, result = left.pop(upid), str(status.get("exitstatus", "unknown"))
-                if result.startswith("WARNINGS"):
-                    warnings[upid] = f"{what}: the task ended with {result}"
-                elif result != "OK":
-                    failed.append(f"{what}: the task failed: {' '.join(result.split())}")
-            if left and time.monotonic() > end:
-                failed.extend(f"{what}: the task still runs after {deadline:.0f} s" for what in left.values())
-                break
-            if left:
+                    if time.monotonic() > end:
+                        go_on(number, ApplyError(f"{task.what}: the task still runs after {deadline:.0f} s"))
+                elif result == "OK" or result.startswith("WARNINGS"):
+                    ended = True
+                    go_on(number)
+                else:
+                    ended = True
+                    go_on(number, ApplyError(f"{task.what}: the task failed: {_line(result)}"))
+            if running and not ended:
                 time.sleep(pause)
                 pause = min(pause * 1.5, 1.0)
-        if failed:
-            raise ApplyError("; ".join(failed), tasks=sorted(tasks))
-        return warnings
+            elif ended:
+                pause = 0.05
+        return results
 
     def close(self) -> None:
         """End the connections; the login stays for the next task."""

@@ -232,7 +232,7 @@ class ProxmoxNetwork(Interface):
             yield "", "is a bridge of Open vSwitch, which is only read"
             return
         if not isinstance(change.after, VirtualSwitch):
-            users = self._adapters_on(name)
+            users = self._adapters_on(name, context)
             if users:
                 yield "", f"cannot go, since VMs are on it: {', '.join(users)}"
             return
@@ -333,12 +333,14 @@ class ProxmoxNetwork(Interface):
         its = context.find("virtual_network", other.network)
         return isinstance(its, VirtualNetwork) and its.switch == network.switch and not its.vlan
 
-    def _adapters_on(self, bridge: str) -> List[str]:
+    def _adapters_on(self, bridge: str, context: Context) -> List[str]:
+        # Of those that the task has read the engine knows whether they stay, and on which network.
+        known = context.before.get("vm", {})
         return sorted(
             f"{guest.name} ({name})"
             for guest in self.platform.guests()
             for _key, name, parts in guest.nics()
-            if parts.get("bridge") == bridge
+            if parts.get("bridge") == bridge and (guest.name,) not in known
         )
 
     # -- changing ------------------------------------------------------------------------------------------------------

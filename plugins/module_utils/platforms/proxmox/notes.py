@@ -14,23 +14,22 @@ import json
 import re
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-DESCRIPTION = re.compile(r"\n*<!-- bareforge (\{.*\}) -->\s*\Z", re.DOTALL)
+DESCRIPTION = re.compile(r"(?:\A|\n\n)<!-- bareforge (\{[^\n]*\}) -->\s*\Z")
 LINE = re.compile(r"bareforge-([a-z]+) (.*)")
 
 
 def split_description(text: Any) -> Tuple[Optional[str], Dict[str, Any]]:
     """Return what the user wrote, or None, and our facts; none where there are none or somebody has broken them."""
-    whole = str(text or "").replace("\r\n", "\n")
+    whole = str(text or "")
     found = DESCRIPTION.search(whole)
-    facts: Any = {}
-    if found:
-        try:
-            facts = json.loads(found.group(1))
-        except ValueError:
-            facts = {}
-        whole = whole[: found.start()]
-    own = whole.rstrip("\n")
-    return (own or None), facts if isinstance(facts, dict) else {}
+    if not found:
+        # PVE ends a description with a line break of its own.
+        return (whole.rstrip("\n") or None), {}
+    try:
+        facts = json.loads(found.group(1))
+    except ValueError:
+        facts = {}
+    return (whole[: found.start()] or None), facts if isinstance(facts, dict) else {}
 
 
 def join_description(text: Optional[str], facts: Mapping[str, Any]) -> str:
