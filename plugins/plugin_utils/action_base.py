@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
@@ -162,8 +164,15 @@ class HypervisorAction(ActionBase):
         return name
 
     def _settings(self, call: Call, variables: Mapping[str, Any], host: str) -> dict[str, Any]:
-        """Return how an API platform is reached: the option, what it leaves open from variables, then the defaults."""
-        return resolve(call.values.get("connection"), lambda name: self._variable(name, variables), host)
+        """Return how an API platform is reached: the option, what it leaves open from variables, then the defaults.
+
+        Beside that, where logins are shared by the tasks of a run (Ansible's own temporary folder of the run, which it
+        removes at its end) and where locks between runs lie.
+        """
+        settings = resolve(call.values.get("connection"), lambda name: self._variable(name, variables), host)
+        settings["session_folder"] = C.DEFAULT_LOCAL_TMP
+        settings["lock_folder"] = os.path.join(os.path.expanduser(C.ANSIBLE_HOME), "bareforge")
+        return settings
 
     def _perform_here(self, definition: ModuleDefinition, platform: Platform, call: Call, host: str) -> dict[str, Any]:
         def progress(line: str) -> None:

@@ -32,7 +32,7 @@ LAB = ROOT / ".lab"
 BIN = Path(sys.executable).parent
 COLLECTIONS = ROOT / "collections"
 CONTENT = "collections/ansible_collections/bareforge/hypervisor"
-TESTS_WITHOUT_HOST = ("tests/unit", "tests/properties", "tests/contract", "tests/faults")
+TESTS_WITHOUT_HOST = ("tests/unit", "tests/properties", "tests/contract", "tests/faults", "tests/simulated")
 LINES_OF_A_FAILURE = 60
 STILL_RUNNING_EVERY = 60
 # Linters are bound by the processor.

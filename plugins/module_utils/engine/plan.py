@@ -463,7 +463,8 @@ def _claims(item: Any) -> FrozenSet[Tuple[str, str]]:
 def batches(changes: Sequence[Change], platform: Platform) -> Iterator[Tuple[Any, List[Change]]]:
     """Yield (interface, changes) for runs of changes of one interface of which none depends on another.
 
-    Of an interface that makes changes in their order, those that depend on each other are in one run too. Changes that wait for each other in a circle are in one run, for the interface to make as one.
+    Of an interface that makes changes in their order, those that depend on each other are in one run too. Changes that
+    wait for each other in a circle are in one run, for the interface to make as one.
     """
     waits = dependencies(changes)
     circle_of = circles(waits)
@@ -473,7 +474,7 @@ def batches(changes: Sequence[Change], platform: Platform) -> Iterator[Tuple[Any
     for number, change in enumerate(changes):
         interface = platform.owner(change.kind)
         waited_for = {other for other in waits[number] & numbers if circle_of[other] != circle_of[number]}
-        if batch and (interface is not owner or (waited_for and not interface.IN_ORDER)):
+        if batch and (interface is not owner or (waited_for and not getattr(interface, "IN_ORDER", False))):
             yield owner, batch
             batch, numbers = [], set()
         owner = interface

@@ -4,8 +4,9 @@
 
 """A session to the API of Proxmox VE: login and its reuse, TLS, deadlines, retries of reads, tasks.
 
-It stands on proxmoxer's HTTPS backend (its session and its ways to authenticate) and adds what that leaves open: a pinned
-certificate that also holds for the login, path parts that are quoted, one login for all tasks of a run, and errors in one sentence.
+It stands on proxmoxer's HTTPS backend (its session and its ways to authenticate) and adds what that leaves open: a
+pinned certificate that also holds for the login, path parts that are quoted, one login for all tasks of a run, and
+errors in one sentence.
 """
 
 from __future__ import annotations
@@ -298,7 +299,9 @@ class ProxmoxSession:
             body = None
         if 200 <= response.status_code < 300:
             if not isinstance(body, dict) or "data" not in body:
-                raise ConnectError(f"{words}: the answer of {self.host}:{self.port} is none of Proxmox VE's", _doubt(method))
+                raise ConnectError(
+                    f"{words}: the answer of {self.host}:{self.port} is none of Proxmox VE's", _doubt(method)
+                )
             return Reply(body["data"], str(body.get("changes") or ""))
         raise self._refusal(method, words, response, body if isinstance(body, dict) else {})
 
@@ -309,7 +312,9 @@ class ProxmoxSession:
             text = f"{text.rstrip('.')} ({'; '.join(f'{name}: {_line(why)}' for name, why in sorted(errors.items()))})"
         status = int(response.status_code)
         if status == 401:
-            return AuthenticateError(f"{words}: the host refuses {self.user} ({text or 'no reason given'})", status=status)
+            return AuthenticateError(
+                f"{words}: the host refuses {self.user} ({text or 'no reason given'})", status=status
+            )
         kind: Type[BareforgeError] = ReadError if method == "GET" else ApplyError
         hint = None
         if "no quorum" in text:
@@ -344,7 +349,11 @@ class ProxmoxSession:
             return self._session
         requests, https = _libraries()
         if not self._password:
-            what = "bareforge_password must hold the secret of the API token" if self.by_token else "bareforge_password is missing"
+            what = (
+                "bareforge_password must hold the secret of the API token"
+                if self.by_token
+                else "bareforge_password is missing"
+            )
             raise AuthenticateError(f"no way to log in to {self.host}:{self.port}: {what}")
         verify: Any = False if self._fingerprint or not self._validate else (self._ca_file or True)
         if self._ca_file and not os.path.isfile(self._ca_file) and verify:
@@ -408,7 +417,9 @@ class ProxmoxSession:
         except requests.exceptions.Timeout as error:
             raise ConnectError(f"{words}: no answer of {self.host}:{self.port} within {self.timeout:.0f} s") from error
         except requests.exceptions.RequestException as error:
-            raise _BrokenError(f"{words}: the connection to {self.host}:{self.port} failed ({_cause(error)})") from error
+            raise _BrokenError(
+                f"{words}: the connection to {self.host}:{self.port} failed ({_cause(error)})"
+            ) from error
         finally:
             plain.close()
         data = self._understood("GET", words, response).data
@@ -430,7 +441,9 @@ class ProxmoxSession:
         return bool(auth.pve_auth_ticket != refused)
 
     def _to_keep(self) -> Dict[str, Any]:
-        return {name: self._known[name] for name in ("ticket", "csrf", "made", "node", "version") if name in self._known}
+        return {
+            name: self._known[name] for name in ("ticket", "csrf", "made", "node", "version") if name in self._known
+        }
 
     def _remember(self, **facts: str) -> None:
         self._known.update(facts)
@@ -470,7 +483,7 @@ class ProxmoxSession:
 
 
 def _ticket_auth(https: Any) -> Any:
-    class TicketAuth(https.ProxmoxHTTPAuth):  # type: ignore[misc]
+    class TicketAuth(https.ProxmoxHTTPAuth):
         """proxmoxer's way to show a ticket, without its own way to get one."""
 
         def __init__(self, session: ProxmoxSession, verify: Any) -> None:
@@ -487,7 +500,7 @@ def _ticket_auth(https: Any) -> Any:
 
 
 def _adapter(requests: Any, fingerprint: str) -> Any:
-    class Adapter(requests.adapters.HTTPAdapter):  # type: ignore[misc]
+    class Adapter(requests.adapters.HTTPAdapter):
         """Accepts one certificate only, where a fingerprint is given."""
 
         def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
@@ -512,7 +525,11 @@ def _value(value: Any) -> Any:
 
 def _doubt(method: str) -> Optional[str]:
     """Return what the user should know where nothing was heard of a request."""
-    return None if method == "GET" else "Whether it was carried out is not known; the next run will see, and finish the job"
+    return (
+        None
+        if method == "GET"
+        else "Whether it was carried out is not known; the next run will see, and finish the job"
+    )
 
 
 def _line(text: Any) -> str:
@@ -524,8 +541,10 @@ def _cause(error: BaseException) -> str:
     inner: BaseException = error
     while True:
         reason = getattr(inner, "reason", None)
-        following = reason if isinstance(reason, BaseException) else next(
-            (argument for argument in inner.args if isinstance(argument, BaseException)), None
+        following = (
+            reason
+            if isinstance(reason, BaseException)
+            else next((argument for argument in inner.args if isinstance(argument, BaseException)), None)
         )
         if following is None:
             break

@@ -81,7 +81,11 @@ class AccessState:
     async def _user_list(self, v: Any, user: str) -> list[dict[str, Any]]:
         shown = []
         for userid in sorted(self.accounts):
-            entry = {"userid": userid, "realm-type": self.realms.get(userid.rpartition("@")[2]), **self._shown_user(userid)}
+            entry = {
+                "userid": userid,
+                "realm-type": self.realms.get(userid.rpartition("@")[2]),
+                **self._shown_user(userid),
+            }
             groups = entry.pop("groups", [])
             if v.get("full"):
                 entry["groups"] = ",".join(sorted(groups))
@@ -148,7 +152,9 @@ class AccessState:
             {
                 "groupid": name,
                 **entry,
-                "users": ",".join(sorted(userid for userid, account in self.accounts.items() if name in account.get("groups", ()))),
+                "users": ",".join(
+                    sorted(userid for userid, account in self.accounts.items() if name in account.get("groups", ()))
+                ),
             }
             for name, entry in sorted(self.account_groups.items())
         ]
@@ -167,7 +173,9 @@ class AccessState:
         for account in self.accounts.values():
             if v["groupid"] in account.get("groups", ()):
                 account["groups"].remove(v["groupid"])
-        self.access_list = {key: value for key, value in self.access_list.items() if key[1:3] != ("group", v["groupid"])}
+        self.access_list = {
+            key: value for key, value in self.access_list.items() if key[1:3] != ("group", v["groupid"])
+        }
 
     # -- roles ---------------------------------------------------------------------------------------------------------
 
@@ -239,7 +247,9 @@ class AccessState:
             ("token", "tokens"): self.apitokens,
         }
         if not any(v.get(field) for _kind, field in named):
-            raise param_error(**dict.fromkeys(("users", "groups", "tokens"), "either 'users', 'groups' or 'tokens' is required."))
+            raise param_error(
+                **dict.fromkeys(("users", "groups", "tokens"), "either 'users', 'groups' or 'tokens' is required.")
+            )
         for role in split_list(v["roles"]):
             if self.role_privileges(role) is None:
                 raise die(f"ACL update failed: role '{role}' does not exist")

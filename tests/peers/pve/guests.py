@@ -95,6 +95,9 @@ class GuestState:
     def _qm_new_drive(self, vmid: int, key: str, value: str, default: Any) -> Any:
         volume, options = split_drive(value)
         source = options.pop("import-from", None)
+        if volume.endswith(":cloudinit"):
+            volid, _format = self._qm_alloc_cloudinit(volume_ref(volume)[0], vmid)
+            return join_drive(volid, {**options, "media": "cdrom"}), [volid]
         if source is None:
             return super()._qm_new_drive(vmid, key, value, default)
         found = NEW_DISK.match(volume)
@@ -120,7 +123,11 @@ class GuestState:
 
     def _set_aside(self, vm: Any, volume: str) -> None:
         """A volume of the VM that no drive names any more becomes unusedN (PVE::QemuConfig::add_unused_volume)."""
-        named = {split_drive(value)[0] for key, value in vm.config.items() if DRIVE_KEY.match(key) or key.startswith("unused")}
+        named = {
+            split_drive(value)[0]
+            for key, value in vm.config.items()
+            if DRIVE_KEY.match(key) or key.startswith("unused")
+        }
         if not self._owned(vm.vmid, volume) or volume in named or "cloudinit" in volume:
             return
         number = 0
@@ -132,7 +139,9 @@ class GuestState:
 
     async def _apply_config(self, vm: Any, user: str, p: Any) -> None:
         self.need_quorum()
-        updates = {key: value for key, value in p.items() if key not in ("digest", "delete", "skiplock", "force", "revert")}
+        updates = {
+            key: value for key, value in p.items() if key not in ("digest", "delete", "skiplock", "force", "revert")
+        }
         if p.get("digest") and p["digest"] != vm.digest():
             raise PveError(500, "checksum mismatch (file change by other user?)")
         deletes = split_list(p.get("delete"))

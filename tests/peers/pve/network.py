@@ -120,7 +120,9 @@ class NetworkState:
                 if slave not in interfaces:
                     raise die(f"iface {name} - unable to find bond slave '{slave}'")
                 if interfaces[slave]["type"] != "eth":
-                    raise die(f"iface {name} - wrong interface type on bond slave '{slave}' ({interfaces[slave]['type']} != eth)")
+                    raise die(
+                        f"iface {name} - wrong interface type on bond slave '{slave}' ({interfaces[slave]['type']} != eth)"
+                    )
             for port in split_list(entry.get("bridge_ports")) if entry["type"] == "bridge" else ():
                 if port not in interfaces:
                     raise die(f"iface {name} - unable to find bridge port '{port}'")

@@ -17,7 +17,6 @@ from .guests import GuestState
 from .network import NetworkState
 from .node import NodeState
 
-
 _read_params = server.params
 
 

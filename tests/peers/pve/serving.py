@@ -55,6 +55,17 @@ class Serving:
         """Run a coroutine on the peer's loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(START_TIMEOUT)
 
+    def reset(self) -> None:
+        """Make the peer what a new one is, at the same address."""
+        fresh = PvePeer(user=self.peer.user, password=self.peer.password, host=HOST, port=self.peer.port)
+        kept = {name: self.peer.__dict__[name] for name in ("runner", "port", "host")}
+
+        async def take_over() -> None:
+            self.peer.__dict__.clear()
+            self.peer.__dict__.update({**fresh.__dict__, **kept})
+
+        self.call(take_over())
+
     @property
     def settings(self) -> dict[str, Any]:
         """How the peer is reached, as `ConnectionSettings` has it."""

@@ -77,12 +77,18 @@ class Guest:
 
     def disks(self) -> Iterator[Tuple[str, str, Dict[str, str]]]:
         """Yield (key, name, parts) of its disks, the one that it boots from first and otherwise in the order of our own list."""
-        named = self.facts.get("disks") or {}
-        found = [(key, parts) for key, parts in self.drives() if parts.get("media") != "cdrom" and "cloudinit" not in parts["file"]]
+        named = {str(key): str(name) for key, name in self.facts.get("disks") or ()}
+        found = [
+            (key, parts)
+            for key, parts in self.drives()
+            if parts.get("media") != "cdrom" and "cloudinit" not in parts["file"]
+        ]
         order = list(named)
-        found.sort(key=lambda entry: (order.index(entry[0]) if entry[0] in order else len(order), _drive_order(entry[0])))
+        found.sort(
+            key=lambda entry: (order.index(entry[0]) if entry[0] in order else len(order), _drive_order(entry[0]))
+        )
         for key, parts in found:
-            yield key, str(named.get(key, key)), parts
+            yield key, named.get(key, key), parts
 
     def cloud_init(self) -> Optional[str]:
         """Return the key of its cloud-init drive, or None."""

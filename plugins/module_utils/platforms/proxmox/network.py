@@ -4,9 +4,10 @@
 
 """Virtual switches, virtual networks and the node's own interfaces on Proxmox VE.
 
-A switch is a Linux bridge of the node. PVE knows no named networks on a bridge: a network is a line in the bridge's comment, and
-whoever is on it (an adapter of a VM, a VLAN interface of the node) carries its VLAN. What carries a VLAN that has no name shows as a
-network `BRIDGE.VLAN`, and what carries none as `BRIDGE`. The node's address on an untagged network is the bridge's own.
+A switch is a Linux bridge of the node. PVE knows no named networks on a bridge: a network is a line in the bridge's
+comment, and whoever is on it (an adapter of a VM, a VLAN interface of the node) carries its VLAN. What carries a VLAN
+that has no name shows as a network `BRIDGE.VLAN`, and what carries none as `BRIDGE`. The node's address on an
+untagged network is the bridge's own.
 
 All changes of a task are one transaction: staged, and put in force by one reload.
 """
@@ -71,7 +72,9 @@ class Placed:
             name = f"{name} trunk {','.join(trunk)}"
         if name in self.named:
             name = f"{name} (unnamed)"
-        self.unnamed.setdefault(name, VirtualNetwork(name=name, switch=bridge, vlan=vlan, trunk=trunk, isolated=False, subnets=()))
+        self.unnamed.setdefault(
+            name, VirtualNetwork(name=name, switch=bridge, vlan=vlan, trunk=trunk, isolated=False, subnets=())
+        )
         return name
 
     def find_nic(self, guest: Guest, key: str, parts: Mapping[str, str]) -> Optional[str]:
@@ -85,7 +88,9 @@ class Placed:
 def _network_of(bridge: str, fact: Any) -> Optional[VirtualNetwork]:
     try:
         known = {name: value for name, value in fact.items() if name in ("name", "vlan", "trunk", "subnets")}
-        return VirtualNetwork.parse({"vlan": 0, "trunk": [], "subnets": [], "isolated": False, **known, "switch": bridge})
+        return VirtualNetwork.parse(
+            {"vlan": 0, "trunk": [], "subnets": [], "isolated": False, **known, "switch": bridge}
+        )
     except (AttributeError, ValidateError):
         # A line that somebody has broken is none of ours.
         return None
@@ -135,7 +140,7 @@ class ProxmoxNetwork(Interface):
         network = self._seen = self.platform.network()
         placed = Placed(network)
         state: State = {kind: {} for kind in kinds}
-        interfaces = {item.key: item for item in _interfaces(placed)}
+        interfaces: Dict[Any, ModelObject] = {item.key: item for item in _interfaces(placed)}
         if "virtual_switch" in state:
             state["virtual_switch"] = {item.key: item for item in _switches(network)}
         if "host_interface" in state:
@@ -211,7 +216,14 @@ class ProxmoxNetwork(Interface):
 
     def validate(self, change: Change, context: Context) -> Iterable[Problem]:
         place = change.item.place
-        if self.network().changes:
+        if self.network().is_left_over:
+            # Only where nothing is to be changed: otherwise recover() has taken it back before anything was read.
+            yield Problem(
+                place.text,
+                "a run that was killed has staged changes of the node's network, behind which nobody can look; the next run"
+                " that is no check takes them back",
+            )
+        elif self.network().changes:
             yield Problem(
                 place.text,
                 "the node has changes of its network that somebody has staged and not applied; apply or revert them first",
@@ -255,7 +267,10 @@ class ProxmoxNetwork(Interface):
             if entry.get("cidr") or entry.get("cidr6"):
                 yield "uplinks", f"{show(uplink)} has the address {entry.get('cidr') or entry.get('cidr6')} of its own"
         if switch.bond is not None and switch.bond.lacp not in (None, "off", LACP):
-            yield "bond.lacp", f"{show(switch.bond.lacp)} is nothing that Linux's bonds can do; allowed are off and active"
+            yield (
+                "bond.lacp",
+                f"{show(switch.bond.lacp)} is nothing that Linux's bonds can do; allowed are off and active",
+            )
         if switch.vlan_aware is False:
             for item in context.wanted.get("virtual_network", {}).values():
                 if isinstance(item, VirtualNetwork) and item.switch == name and item.trunk:
@@ -272,7 +287,9 @@ class ProxmoxNetwork(Interface):
             yield "trunk", f"needs a switch with vlan_aware: true, and {show(item.switch)} has it not"
         for other in context.wanted.get("host_interface", {}).values():
             if isinstance(other, HostInterface) and other.network == item.name and change.before is not None:
-                if item.vlan != getattr(change.before, "vlan", None) or item.switch != getattr(change.before, "switch", None):
+                if item.vlan != getattr(change.before, "vlan", None) or item.switch != getattr(
+                    change.before, "switch", None
+                ):
                     yield "vlan", f"cannot change while the node's interface {show(other.name)} is on it"
 
     def _interface_problems(self, change: Change, context: Context) -> Iterator[Tuple[str, str]]:
@@ -282,7 +299,10 @@ class ProxmoxNetwork(Interface):
         for version in (4, 6):
             found = [address for address in item.addresses or () if ipaddress.ip_interface(address).version == version]
             if len(found) > 1:
-                yield "addresses", f"{len(found)} of IPv{version} are more than Proxmox VE gives an interface, which is one"
+                yield (
+                    "addresses",
+                    f"{len(found)} of IPv{version} are more than Proxmox VE gives an interface, which is one",
+                )
         network = context.find("virtual_network", item.network)
         if not isinstance(network, VirtualNetwork):
             return
@@ -291,7 +311,9 @@ class ProxmoxNetwork(Interface):
             others = [
                 other.name
                 for other in context.wanted.get("host_interface", {}).values()
-                if isinstance(other, HostInterface) and other.key != item.key and self._is_untagged_on(other, network, context)
+                if isinstance(other, HostInterface)
+                and other.key != item.key
+                and self._is_untagged_on(other, network, context)
             ]
             for other in others:
                 yield (
@@ -305,15 +327,10 @@ class ProxmoxNetwork(Interface):
                     f"is {item.mtu}, and on an untagged network it is that of the switch {show(network.switch)}, {mtu}",
                 )
         else:
-            name = str(item.name)
-            if name == f"{network.switch}.{network.vlan}":
-                pass
-            elif not INTERFACE_NAME.fullmatch(name):
-                yield (
-                    "name",
-                    f"{show(name)} is no name that Proxmox VE gives interfaces; allowed are {NAME_RULE}, or"
-                    f" {network.switch}.{network.vlan}",
-                )
+            name, own = str(item.name), f"{network.switch}.{network.vlan}"
+            if name != own and not INTERFACE_NAME.fullmatch(name):
+                wanted = f"allowed are {NAME_RULE}, or {own}"
+                yield "name", f"{show(name)} is no name that Proxmox VE gives interfaces; {wanted}"
             elif change.before is None and name in self.network().interfaces:
                 yield "name", f"{show(name)} is an interface of the node already"
         for field in ("gateway4", "gateway6"):
@@ -464,7 +481,9 @@ def _interfaces(placed: Placed) -> Iterator[HostInterface]:
             yield _interface(placed, {"name": name, "network": kept.get("network")}, raw, int(tag), entry)
 
 
-def _interface(placed: Placed, fact: Mapping[str, Any], bridge: str, vlan: int, entry: Mapping[str, Any]) -> HostInterface:
+def _interface(
+    placed: Placed, fact: Mapping[str, Any], bridge: str, vlan: int, entry: Mapping[str, Any]
+) -> HostInterface:
     remembered = fact.get("network")
     named = placed.named.get(str(remembered))
     if named is not None and (named.switch, named.vlan or 0) == (bridge, vlan):
@@ -532,7 +551,9 @@ def _change_switch(network: NodeNetwork, change: Change) -> None:
         if switch.bond.mode == "active_backup":
             network.interfaces[bond_name]["bond-primary"] = switch.bond.primary or uplinks[0]
         else:
-            network.interfaces[bond_name]["bond_xmit_hash_policy"] = "layer3+4" if switch.bond.mode == "balance_tcp" else "layer2+3"
+            network.interfaces[bond_name]["bond_xmit_hash_policy"] = (
+                "layer3+4" if switch.bond.mode == "balance_tcp" else "layer2+3"
+            )
         own = [bond_name]
     entry["bridge_ports"] = " ".join([*own, *others])
     entry["mtu"] = mtu

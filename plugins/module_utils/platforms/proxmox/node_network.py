@@ -4,8 +4,9 @@
 
 """The interfaces of a node as its API holds them, and a transaction over them: staged piece by piece, applied at once.
 
-GET and the changes of `/nodes/{node}/network` work on a copy of the node's file, `interfaces.new`; PUT puts it in force, DELETE drops it.
-Each transaction stamps what it touches, so that the next run tells what a killed one has left from what somebody else has staged.
+GET and the changes of `/nodes/{node}/network` work on a copy of the node's file, `interfaces.new`; PUT puts it in
+force, DELETE drops it. Each transaction stamps what it touches, so that the next run tells what a killed one has left
+from what somebody else has staged.
 """
 
 from __future__ import annotations
@@ -194,7 +195,9 @@ def _steps(before: NodeNetwork, after: NodeNetwork, changed: Sequence[str], gone
 
 def _gives_up(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     fewer = any(set(names_in(old.get(field))) - set(names_in(new.get(field))) for field in ("bridge_ports", "slaves"))
-    return fewer or any(old.get(field) and old.get(field) != new.get(field) for field in ("gateway", "gateway6", "cidr", "cidr6"))
+    return fewer or any(
+        old.get(field) and old.get(field) != new.get(field) for field in ("gateway", "gateway6", "cidr", "cidr6")
+    )
 
 
 def _update(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Optional[Step]:

@@ -4,8 +4,8 @@
 
 """What of the model Proxmox VE has no field for: kept in the descriptions and comments of its own objects.
 
-A VM's description ends with a comment of HTML, which the web interface does not show; an interface's comment has a line for each
-fact. Both hold JSON, and all else in them belongs to whoever wrote it.
+A VM's description ends with a comment of HTML, which the web interface does not show; an interface's comment has a
+line for each fact. Both hold JSON, and all else in them belongs to whoever wrote it.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class ProxmoxPlatform(Platform):
 
     def management_addresses(self) -> FrozenSet[str]:
         """Return the addresses that the node may be reached by: the one that we use, as far as it can be told."""
-        found = set()
+        found: Set[str] = set()
         try:
             found.update(str(entry[4][0]) for entry in socket.getaddrinfo(self.session.host, None))
         except OSError:

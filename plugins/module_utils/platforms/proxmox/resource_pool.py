@@ -65,7 +65,9 @@ class ProxmoxResourcePools(Interface):
             depth += 1
             parent = getattr(context.find("resource_pool", parent), "parent", None)
         if depth > 3:
-            yield Problem(pool.place.field("parent").text, "would be more than three pools in one another, which is the most")
+            yield Problem(
+                pool.place.field("parent").text, "would be more than three pools in one another, which is the most"
+            )
 
     def apply(self, changes: Sequence[Change], context: Context) -> None:
         session = self.platform.session

@@ -4,8 +4,8 @@
 
 """One run at a time on a host, as far as this controller goes.
 
-Proxmox VE has no lock that a client could hold over several calls. Runs from other controllers meet its digests and the locks of its
-own tasks.
+Proxmox VE has no lock that a client could hold over several calls. Runs from other controllers meet its digests and
+the locks of its own tasks.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Collection, Iterable, List, Mapping, Sequence
+from typing import Any, Collection, Dict, Iterable, List, Mapping, Sequence
 
 from ...engine.change import Change
 from ...engine.platform import Context, Interface
 from ...errors import Problem
 from ...model.compute import Snapshot
 from ...model.document import State
+from ...model.schema import ModelObject
 from ...model.types import show
 from ...transports.proxmox import Job, Read, Task
 from .guests import Guest
@@ -38,7 +39,7 @@ class ProxmoxSnapshots(Interface):
         guests = [guest for guest in self.platform.listed_guests() if not guest.template and not guest.is_unfinished]
         guests = [guest for guest in guests if wanted is None or guest.name in wanted]
         answers = session.get_many([Read(("nodes", session.node, "qemu", guest.vmid, "snapshot")) for guest in guests])
-        found = {}
+        found: Dict[Any, ModelObject] = {}
         for guest, entries in zip(guests, answers):
             for entry in entries:
                 # What was not finished is none; the next run removes and takes it anew.
@@ -65,6 +66,9 @@ class ProxmoxSnapshots(Interface):
                 f"{show(name)} is no name of a snapshot; allowed are 2 to 40 letters, digits, _ and -, with a letter first, and"
                 f" not {' or '.join(RESERVED)}",
             )
+        vm = context.find("vm", snapshot.vm)
+        if snapshot.memory and getattr(vm, "power", "running") == "stopped":
+            yield Problem(snapshot.place.field("memory").text, "goes with a VM that runs only")
 
     def apply(self, changes: Sequence[Change], context: Context) -> None:
         # A VM takes one snapshot at a time; those of different VMs are taken side by side.

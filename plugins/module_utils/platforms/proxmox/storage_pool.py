@@ -117,12 +117,18 @@ class ProxmoxStoragePools(Interface):
     def _problems(self, pool: StoragePool, is_new: bool) -> Iterator[Tuple[str, str]]:
         if is_new:
             if not NAME.fullmatch(str(pool.name)):
-                yield "name", f"{show(pool.name)} is no name of a storage; allowed are 2 or more letters, digits, _, - and ."
+                yield (
+                    "name",
+                    f"{show(pool.name)} is no name of a storage; allowed are 2 or more letters, digits, _, - and .",
+                )
             elif pool.name in self._seen:
                 yield "name", f"there is a storage {show(pool.name)} of type {self._seen[pool.name].get('type')}"
         source = pool.source or StorageSource()
         if source.devices:
-            yield "source.devices", "Proxmox VE is given a volume group or pool that is there; make it first and name it"
+            yield (
+                "source.devices",
+                "Proxmox VE is given a volume group or pool that is there; make it first and name it",
+            )
         if pool.type == "lvm_thin" and "/" not in str(source.name or "/"):
             yield "source.name", f"{show(source.name)} is no thin pool; allowed is GROUP/POOL"
         if pool.type != "smb":
@@ -162,7 +168,11 @@ class ProxmoxStoragePools(Interface):
             else:
                 present = self._seen[name]
                 params = self._params(change.after, present)
-                now = {key: value for key, value in params.items() if str(present.get(key, "")) != str(value) and key not in FIXED}
+                now = {
+                    key: value
+                    for key, value in params.items()
+                    if str(present.get(key, "")) != str(value) and key not in FIXED
+                }
                 gone = [key for key in (*SETTINGS, "disable") if key in present and key not in params]
                 if gone:
                     now["delete"] = ",".join(gone)
@@ -186,7 +196,11 @@ class ProxmoxStoragePools(Interface):
                 params["options"] = f"vers={source.version}"
         elif pool.type == "smb":
             params.update(
-                server=source.host, share=source.path, path=pool.path, username=source.username, password=source.password
+                server=source.host,
+                share=source.path,
+                path=pool.path,
+                username=source.username,
+                password=source.password,
             )
         elif pool.type == "iscsi":
             params.update(portal=source.host, target=source.target)

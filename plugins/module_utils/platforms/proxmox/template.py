@@ -4,8 +4,8 @@
 
 """Templates: VMs that are sealed (PVE::API2::Qemu, template), made from a cloud image or from a VM.
 
-An image is fetched by the node into a storage that takes images to import, checked there against its checksum, taken over as the disk
-of a new VM, and removed. The template has its name only when it is whole.
+An image is fetched by the node into a storage that takes images to import, checked there against its checksum, taken
+over as the disk of a new VM, and removed. The template has its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ...engine.platform import Context, Interface
 from ...errors import Problem
 from ...model.compute import Template, TemplateSource
 from ...model.document import State
+from ...model.schema import ModelObject
 from ...model.types import show
 from ...transports.proxmox import Job, Task
 from .guests import Guest
@@ -57,7 +58,7 @@ class ProxmoxTemplates(Interface):
         self.platform = platform
 
     def read(self, kinds: Collection[str], names: Mapping[str, Collection[str]]) -> State:
-        found = {}
+        found: Dict[Any, ModelObject] = {}
         for guest in self.platform.template_guests():
             template = _describe(guest)
             found.setdefault(template.key, template)
@@ -91,12 +92,17 @@ class ProxmoxTemplates(Interface):
         if before is not None:
             if template.firmware != before.firmware:
                 yield "firmware", f"is {show(before.firmware)} since the template was made; make another one"
-            if template.customization != before.customization and "none" in (template.customization, before.customization):
+            if template.customization != before.customization and "none" in (
+                template.customization,
+                before.customization,
+            ):
                 yield "customization", f"is {show(before.customization)} since the template was made; make another one"
             return
         yield from name_problems(str(template.name), "template")
         other = self.platform.elsewhere(str(template.name)) or (
-            "it is a VM of the node" if any(guest.name == template.name for guest in self.platform.listed_guests()) else None
+            "it is a VM of the node"
+            if any(guest.name == template.name for guest in self.platform.listed_guests())
+            else None
         )
         if other is not None:
             yield "name", f"{show(template.name)} is taken: {other}"
@@ -112,9 +118,14 @@ class ProxmoxTemplates(Interface):
             if self._import_storage() is None:
                 yield "source.url", "no storage of the node takes images to import; give one the content templates"
             if _format_of(source) not in FORMATS:
-                yield "source.format", f"must be given, since {show(source.url)} does not end in one of {', '.join(FORMATS)}"
+                yield (
+                    "source.format",
+                    f"must be given, since {show(source.url)} does not end in one of {', '.join(FORMATS)}",
+                )
         if source.vm:
-            guest = next((each for each in self.platform.listed_guests() if each.name == source.vm and not each.template), None)
+            guest = next(
+                (each for each in self.platform.listed_guests() if each.name == source.vm and not each.template), None
+            )
             if guest is not None and guest.runs:
                 yield "source.vm", f"{show(source.vm)} runs; stop it first"
             elif guest is not None and template.firmware != ("uefi" if guest.config.get("bios") == "ovmf" else "bios"):
@@ -140,12 +151,17 @@ class ProxmoxTemplates(Interface):
         template = change.after
         if not isinstance(template, Template):
             guest = self.platform.template(change.item.label)
-            params = {"purge": 1, "destroy-unreferenced-disks": 1}
-            yield Task(str(session.ask("DELETE", ("nodes", session.node, "qemu", guest.vmid), params).data), str(change))
+            params: Dict[str, Any] = {"purge": 1, "destroy-unreferenced-disks": 1}
+            yield Task(
+                str(session.ask("DELETE", ("nodes", session.node, "qemu", guest.vmid), params).data), str(change)
+            )
         elif change.before is not None:
             guest = self.platform.template(change.item.label)
             facts = {**guest.facts, **_facts(template)}
-            params = {"description": join_description(template.description or None, facts), "digest": guest.config.get("digest")}
+            params = {
+                "description": join_description(template.description or None, facts),
+                "digest": guest.config.get("digest"),
+            }
             if "guest_type" in change.fields:
                 params["ostype"] = OS_TYPES[str(template.guest_type)]
             session.ask("PUT", ("nodes", session.node, "qemu", guest.vmid, "config"), params)
@@ -159,7 +175,9 @@ class ProxmoxTemplates(Interface):
         vms = self.platform.owner("vm")
         image: Optional[Tuple[str, str]] = None
         if source.vm:
-            origin = next(guest for guest in self.platform.listed_guests() if guest.name == source.vm and not guest.template)
+            origin = next(
+                guest for guest in self.platform.listed_guests() if guest.name == source.vm and not guest.template
+            )
             params: Dict[str, Any] = {"full": 1, "storage": template.pool}
             guest, task = vms._new(("nodes", session.node, "qemu", origin.vmid, "clone"), "newid", params, what)
         else:
@@ -178,7 +196,9 @@ class ProxmoxTemplates(Interface):
             guest, task = vms._new(("nodes", session.node, "qemu"), "vmid", params, what)
         yield task
         path = ("nodes", session.node, "qemu", guest.vmid)
-        yield Task(str(session.ask("POST", (*path, "template"), {}).data or ""), f"sealing template {show(template.name)}")
+        yield Task(
+            str(session.ask("POST", (*path, "template"), {}).data or ""), f"sealing template {show(template.name)}"
+        )
         if image is not None:
             volume = f"{image[0]}:import/{image[1]}"
             upid = session.ask("DELETE", ("nodes", session.node, "storage", image[0], "content", volume), {}).data
@@ -261,5 +281,3 @@ def _file_of(template: Template) -> str:
     digest = str(template.checksum).partition(":")[2][:16]
     name = re.sub(r"[^A-Za-z0-9-]", "-", str(template.name))
     return f"bareforge-{name}-{digest}.{_format_of(template.source or TemplateSource())}"
-
-

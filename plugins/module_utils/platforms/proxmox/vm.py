@@ -4,12 +4,13 @@
 
 """VMs (PVE::API2::Qemu): made, changed, started and removed, several side by side.
 
-A VM that is made from nothing is one request. One that is cloned bears a name of its own as long as it is being made, so that a run that
-finds such a one after a kill removes it and makes it anew; its name comes with the last change.
+A VM that is made from nothing is one request. One that is cloned bears a name of its own as long as it is being made,
+so that a run that finds such a one after a kill removes it and makes it anew; its name comes with the last change.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any, Collection, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence
 
@@ -91,7 +92,7 @@ class ProxmoxVms(Interface):
     def read(self, kinds: Collection[str], names: Mapping[str, Collection[str]]) -> State:
         wanted = names.get("vm")
         placed = Placed(self.platform.seen_network())
-        found: Dict[Any, Vm] = {}
+        found: Dict[Any, ModelObject] = {}
         self._ambiguous = {}
         for guest in self.platform.guests(wanted):
             if guest.template or guest.is_unfinished or guest.lock == "create" or not guest.config:
@@ -127,9 +128,15 @@ class ProxmoxVms(Interface):
         guest = self._guest(name) if change.before is not None else None
         if name in self._ambiguous:
             ids = ", ".join(str(vmid) for vmid in self._ambiguous[name])
-            yield Problem(place.text, f"is the name of several VMs of the node (also {ids}), so that it says of none what it shall be")
+            yield Problem(
+                place.text,
+                f"is the name of several VMs of the node (also {ids}), so that it says of none what it shall be",
+            )
         if guest is not None and guest.lock not in (None, "suspended"):
-            yield Problem(place.text, f"is locked by Proxmox VE ({guest.lock}); wait until that has ended, or unlock it (qm unlock)")
+            yield Problem(
+                place.text,
+                f"is locked by Proxmox VE ({guest.lock}); wait until that has ended, or unlock it (qm unlock)",
+            )
         vm = change.after
         if not isinstance(vm, Vm):
             if context.operation.delete_disks is False and guest is not None and next(guest.disks(), None):
@@ -146,14 +153,21 @@ class ProxmoxVms(Interface):
 
     def needs(self, change: Change, context: Context) -> FrozenSet[str]:
         before, after = change.before, change.after
-        if not isinstance(before, Vm) or not isinstance(after, Vm) or before.power == "stopped" or after.power == "stopped":
+        if (
+            not isinstance(before, Vm)
+            or not isinstance(after, Vm)
+            or before.power == "stopped"
+            or after.power == "stopped"
+        ):
             return frozenset()
-        return frozenset({POWER_CYCLE}) if any(_needs_off(before, after, field) for field in change.fields) else frozenset()
+        return (
+            frozenset({POWER_CYCLE})
+            if any(_needs_off(before, after, field) for field in change.fields)
+            else frozenset()
+        )
 
     def _guest(self, name: str) -> Optional[Guest]:
-        return next(
-            (guest for guest in self.platform.guests() if guest.name == name and not guest.template), None
-        )
+        return next((guest for guest in self.platform.guests() if guest.name == name and not guest.template), None)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -190,6 +204,8 @@ class ProxmoxVms(Interface):
         session = self.platform.session
         networks = _networks(context)
         template = self.platform.template(vm.template) if vm.template else None
+        if vm.template and template is None:
+            raise ReadError(f"template {show(vm.template)} is not there any more")
         if template is None:
             wanted = Wanted(vm, None, networks, self.platform.storages())
             wanted.add_cloud_init_drive()
@@ -200,7 +216,7 @@ class ProxmoxVms(Interface):
             yield task
         else:
             linked = self._is_linked(vm, template)
-            known = vm if vm.clone else _with(vm, clone="linked" if linked else "full")
+            known = vm if vm.clone else dataclasses.replace(vm, clone="linked" if linked else "full")
             params = {"full": int(not linked)}
             if not linked:
                 params["storage"] = next((disk.pool for disk in vm.disks or () if disk.pool), None)
@@ -212,7 +228,7 @@ class ProxmoxVms(Interface):
             guest.take(session.ask("GET", self._path(guest.vmid, "config"), {"current": 1}).data)
             first = next((key for key, _name, _parts in guest.disks()), None)
             # What the template's description tells is of the template.
-            guest.facts = {"disks": {first: vm.disks[0].name}} if vm.disks and first else {}
+            guest.facts = {"disks": [[first, vm.disks[0].name]]} if vm.disks and first else {}
             wanted = Wanted(known, guest, networks, self.platform.storages())
             wanted.add_cloud_init_drive()
             yield from self._configure(guest, wanted, name=str(vm.name))
@@ -279,7 +295,11 @@ class ProxmoxVms(Interface):
         for key, size in wanted.sizes.items():
             upid = session.ask("PUT", self._path(guest.vmid, "resize"), {"disk": key, "size": f"{size}M"}).data
             yield Task(str(upid or ""), f"growing disk {key} of VM {show(name or guest.name)}")
-        if guest.runs and guest.cloud_init() and any(key.startswith(("ipconfig", "ci", "nameserver", "ssh")) for key in params):
+        if (
+            guest.runs
+            and guest.cloud_init()
+            and any(key.startswith(("ipconfig", "ci", "nameserver", "ssh")) for key in params)
+        ):
             session.ask("PUT", self._path(guest.vmid, "cloudinit"), {})
         if last:
             session.ask("PUT", path, last)
@@ -336,14 +356,10 @@ class ProxmoxVms(Interface):
 
 def _networks(context: Context) -> Dict[str, VirtualNetwork]:
     return {
-        str(item.name): item for item in context.wanted.get("virtual_network", {}).values() if isinstance(item, VirtualNetwork)
+        str(item.name): item
+        for item in context.wanted.get("virtual_network", {}).values()
+        if isinstance(item, VirtualNetwork)
     }
-
-
-def _with(vm: Vm, **fields: Any) -> Vm:
-    import dataclasses
-
-    return dataclasses.replace(vm, **fields)
 
 
 def _makes_disk(value: Any) -> bool:

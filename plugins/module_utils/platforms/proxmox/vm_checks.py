@@ -33,13 +33,21 @@ Found = Iterator[Tuple[str, str]]
 def name_problems(name: str, word: str) -> Found:
     """Yield what is wrong with the name of a new VM or template."""
     if not NAME.fullmatch(name) or len(name) > 253:
-        yield "name", f"{show(name)} is no name that Proxmox VE gives a {word}; allowed are letters, digits, inner hyphens and dots"
+        yield (
+            "name",
+            f"{show(name)} is no name that Proxmox VE gives a {word}; allowed are letters, digits, inner hyphens and dots",
+        )
     elif name.startswith(UNFINISHED):
         yield "name", f"{show(name)} begins like what is being made; allowed is a name without {UNFINISHED}"
 
 
 def problems_of(
-    vm: Vm, before: Optional[Vm], guest: Optional[Guest], template: Optional[Guest], storages: Mapping[str, Any], context: Context
+    vm: Vm,
+    before: Optional[Vm],
+    guest: Optional[Guest],
+    template: Optional[Guest],
+    storages: Mapping[str, Any],
+    context: Context,
 ) -> Found:
     """Yield (field, message) for a VM as it shall be.
 
@@ -52,7 +60,10 @@ def problems_of(
         yield "description", f"is taken for notes of ours, or has more than {LONGEST_DESCRIPTION} characters"
     for tag in vm.tags or ():
         if not TAG.fullmatch(tag):
-            yield "tags", f"{show(tag)} is no tag; allowed are lower-case letters, digits, _, -, . and +, without - and . first"
+            yield (
+                "tags",
+                f"{show(tag)} is no tag; allowed are lower-case letters, digits, _, -, . and +, without - and . first",
+            )
     yield from _hardware_problems(vm, before)
     yield from _disk_problems(vm, before, guest, template, storages)
     for nic in vm.nics or ():
@@ -60,8 +71,11 @@ def problems_of(
             yield f"nics['{nic.label}'].{field}", message
     asked = [nic.label for nic in vm.nics or () if nic.dns_servers]
     if len(asked) > 1:
-        yield f"nics['{asked[1]}'].dns_servers", f"are those of the whole guest on Proxmox VE, and {asked[0]} has some already"
-    for word in vm.boot_order or ():
+        yield (
+            f"nics['{asked[1]}'].dns_servers",
+            f"are those of the whole guest on Proxmox VE, and {asked[0]} has some already",
+        )
+    for word in (vm.boot_order or ()) if before is None or vm.boot_order != before.boot_order else ():
         there = {"disk": vm.disks != (), "network": vm.nics != (), "cdrom": bool(vm.cdrom)}
         if not there[word]:
             yield "boot_order", f"names {word}, and the VM has none"
@@ -79,7 +93,7 @@ def _new_problems(vm: Vm, template: Optional[Guest], storages: Mapping[str, Any]
                 )
             if storages.get(str(pool), {}).get("type") in NO_LINKED_CLONES:
                 yield "clone", f"'linked' cannot be had of a template in {show(pool)}; allowed is full"
-    elif vm.clone:
+    elif vm.clone and not vm.template:
         yield "clone", "goes with a template only"
     needs_pool = any(not disk.pool for disk in vm.disks or ()) or vm.tpm or vm.firmware == "uefi"
     if not vm.template and needs_pool and default_pool(storages) is None:
@@ -98,10 +112,16 @@ def _new_problems(vm: Vm, template: Optional[Guest], storages: Mapping[str, Any]
                 "is false, and the user that Proxmox VE makes may do everything; allowed is true",
             )
         if user.password_hash and not PASSWORD_HASH.fullmatch(user.password_hash):
-            yield f"guest.users['{user.label}'].password_hash", "is of a kind that Proxmox VE takes for a password; allowed are $5$ and $6$"
+            yield (
+                f"guest.users['{user.label}'].password_hash",
+                "is of a kind that Proxmox VE takes for a password; allowed are $5$ and $6$",
+            )
     for field in ("packages", "timezone", "user_data"):
         if getattr(guest, field):
-            yield f"guest.{field}", "cannot be given through the API of Proxmox VE, which takes one user, addresses and DNS servers"
+            yield (
+                f"guest.{field}",
+                "cannot be given through the API of Proxmox VE, which takes one user, addresses and DNS servers",
+            )
 
 
 def _hardware_problems(vm: Vm, before: Optional[Vm]) -> Found:
@@ -141,10 +161,15 @@ def _disk_problems(
             if "images" not in str(entry.get("content", "")).split(","):
                 yield f"{place}.pool", f"{show(disk.pool)} takes no disks; it holds {entry.get('content') or 'nothing'}"
         elif disk.pool and disk.name not in present:
-            yield f"{place}.pool", f"{show(disk.pool)} is not available on the node; there are: {', '.join(sorted(storages))}"
+            yield (
+                f"{place}.pool",
+                f"{show(disk.pool)} is not available on the node; there are: {', '.join(sorted(storages))}",
+            )
 
 
-def _smallest(disk: Disk, number: int, present: Optional[Disk], before: Optional[Vm], template: Optional[Guest]) -> Optional[int]:
+def _smallest(
+    disk: Disk, number: int, present: Optional[Disk], before: Optional[Vm], template: Optional[Guest]
+) -> Optional[int]:
     if present is not None:
         return present.size
     if before is None and number == 0 and template is not None:
@@ -162,7 +187,10 @@ def _nic_problems(nic: Nic, context: Context) -> Found:
     limits = nic.bandwidth
     if limits is not None:
         if limits.inbound is None or limits.outbound is None or limits.inbound.average != limits.outbound.average:
-            yield "bandwidth", "is one and the same in both directions on Proxmox VE; give inbound and outbound the same average"
+            yield (
+                "bandwidth",
+                "is one and the same in both directions on Proxmox VE; give inbound and outbound the same average",
+            )
         for name in ("inbound", "outbound"):
             side = getattr(limits, name)
             if side is not None and (side.peak or side.burst):
@@ -170,5 +198,5 @@ def _nic_problems(nic: Nic, context: Context) -> Found:
     network = context.find("virtual_network", nic.network)
     if isinstance(network, VirtualNetwork) and network.trunk:
         switch = context.find("virtual_switch", network.switch)
-        if switch is not None and not getattr(switch, "vlan_aware", True):
+        if getattr(switch, "vlan_aware", None) is False:
             yield "network", f"{show(nic.network)} is a trunk, and its switch {show(network.switch)} is not VLAN-aware"

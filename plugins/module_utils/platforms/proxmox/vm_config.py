@@ -12,7 +12,8 @@ import re
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import quote, unquote
 
-from ...model.compute import Cpu, Disk, DiskLimits, Guest as GuestData, GuestUser, Memory, Nic, Vm
+from ...model.compute import Cpu, Disk, DiskLimits, GuestUser, Memory, Nic, Vm
+from ...model.compute import Guest as GuestData
 from ...model.network import Bandwidth, Rate, VirtualNetwork
 from .guests import DRIVE, Guest
 from .network import Placed, nic_place
@@ -297,7 +298,7 @@ class Wanted:
 
     def default_pool(self) -> str:
         """Return the pool of what is put into none: that of the first disk, or the one with the most space."""
-        for disk in self.vm.disks or ():
+        for disk in (self.vm.disks or ())[:1]:
             if disk.pool:
                 return disk.pool
         if self.present is not None:
@@ -306,7 +307,9 @@ class Wanted:
         return default_pool(self.storages) or ""
 
     def _build_disks(self) -> None:
-        present = {name: (key, parts) for key, name, parts in (self.present.disks() if self.present is not None else ())}
+        present = {
+            name: (key, parts) for key, name, parts in (self.present.disks() if self.present is not None else ())
+        }
         wanted = list(self.vm.disks or ())
         if self.vm.disks is None:
             return
@@ -340,14 +343,16 @@ class Wanted:
             size = mebibytes(parts.get("size")) if parts.get("size") else None
             if disk.size and size is not None and disk.size > size:
                 self.sizes[key] = disk.size
-        if {key: key for key in named} == named and not (self.facts.get("disks") or aside):
+        if all(key == name for key, name in named.items()) and not (self.facts.get("disks") or aside):
             self.facts.pop("disks", None)
         else:
-            self.facts["disks"] = named
+            self.facts["disks"] = [[key, name] for key, name in named.items()]
         self.facts["aside"] = aside
 
     def _new_disk(self, disk: Disk, aside: Optional[str]) -> Dict[str, str]:
-        if aside is not None and aside in [split(value, "file")["file"] for key, value in self.old.items() if key.startswith("unused")]:
+        if aside is not None and aside in [
+            split(value, "file")["file"] for key, value in self.old.items() if key.startswith("unused")
+        ]:
             return {"file": aside}
         pool = disk.pool or self.default_pool()
         parts = {"file": f"{pool}:{gibibytes(disk.size or 0)}"}
@@ -364,7 +369,11 @@ class Wanted:
         if "machine" not in self.old:
             self._set("machine", "q35")
         if "efidisk0" not in self.old:
-            parts = {"file": f"{self.default_pool()}:1", "efitype": "4m", "pre-enrolled-keys": int(bool(self.vm.secure_boot))}
+            parts = {
+                "file": f"{self.default_pool()}:1",
+                "efitype": "4m",
+                "pre-enrolled-keys": int(bool(self.vm.secure_boot)),
+            }
             if self.storages.get(self.default_pool(), {}).get("type") in FILE_TYPES:
                 parts["format"] = "qcow2"
             self._set("efidisk0", join(parts, "file"))
@@ -448,10 +457,16 @@ class Wanted:
 
     def _boot_devices(self, order: Tuple[str, ...]) -> Iterator[str]:
         whole = {**{key: value for key, value in self.old.items() if key not in self.deletes}, **self.config}
-        devices = sorted((key for key in whole if DRIVE.fullmatch(key) or BOOT["network"].fullmatch(key)), key=_boot_rank)
-        first = next((key for key, _name in (self.facts.get("disks") or {}).items() if key in whole), None)
+        devices = sorted(
+            (key for key in whole if DRIVE.fullmatch(key) or BOOT["network"].fullmatch(key)), key=_boot_rank
+        )
+        first = next((key for key, _name in self.facts.get("disks") or () if key in whole), None)
         for word in order:
-            fitting = [device for device in devices if boot_word(device, whole) == word and "cloudinit" not in str(whole[device])]
+            fitting = [
+                device
+                for device in devices
+                if boot_word(device, whole) == word and "cloudinit" not in str(whole[device])
+            ]
             if word == "disk" and first in fitting:
                 yield str(first)
             elif fitting:

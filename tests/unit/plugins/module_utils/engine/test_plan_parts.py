@@ -110,6 +110,15 @@ def test_batches_keep_together_what_does_not_wait():
     ]
 
 
+def test_what_is_made_in_order_is_one_batch():
+    class InOrder(MemoryPlatform):
+        INTERFACES = tuple(type(cls.__name__, (cls,), {"IN_ORDER": True}) for cls in MemoryPlatform.INTERFACES)
+
+    changes = order([Change(None, network("n", "a")), Change(None, switch("a"))])
+    runs = [[str(change) for change in run] for _owner, run in batches(changes, InOrder(MemoryHost()))]
+    assert runs == [["create virtual_switch['a']", "create virtual_network['n']"]]
+
+
 def test_a_change_tells_itself():
     made = Change(None, switch("a"), ("uplinks",))
     gone = Change(switch("a"), None)
