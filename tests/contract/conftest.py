@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .contract_cases import load_cases, needed_capabilities
+from .contract_cases import fields_of, load_cases, needed_capabilities
 from .peers import PEERS, MemoryPeer
 
 NOT_SUPPORTED: list[tuple[str, str, list[str]]] = []
@@ -27,6 +27,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for case in load_cases():
             # The facts of the peer in memory will do here: names and checksums do not decide about abilities.
             missing = needed_capabilities(case, MemoryPeer().facts()) - cls.capabilities
+            missing |= fields_of(case) & cls.without
             if missing:
                 NOT_SUPPORTED.append((platform, f"{case['kind']}: {case['name']}", sorted(missing)))
                 continue

@@ -84,6 +84,17 @@ def needed_capabilities(case: Case, facts: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(needed)
 
 
+def fields_of(case: Case) -> frozenset[str]:
+    """Return the fields that a case's documents give, as `kind.field`."""
+    found: set[str] = set()
+    for data in [case.get("prepare", {}), *(step["document"] for step in case["steps"])]:
+        for section, items in data.items():
+            kind = KIND_OF_SECTION[section]
+            for item in items if isinstance(items, list) else [items]:
+                found |= {f"{kind}.{name}" for name in item}
+    return frozenset(found)
+
+
 def all_absent(case: Case) -> dict[str, list[dict[str, Any]]]:
     """Return the document in which everything that a case names is absent."""
     document: dict[str, list[dict[str, Any]]] = {}

@@ -48,6 +48,8 @@ def carry_out(tools: Any, document: Any, exact: Any, operation: Any, kinds: Any)
 class Peer:
     """A host of a platform.
 
+    without: fields, as `kind.field`, that the platform refuses though the model asks no ability for them; cases that have one
+        are none of its.
     platform: its name; ran_against: `memory`, `real`, `independent` or `own`, as the capabilities' table has it.
     capabilities: what the platform declares. facts: what the cases' `$name` stand for.
     """
@@ -55,6 +57,7 @@ class Peer:
     platform = ""
     ran_against = ""
     capabilities: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
 
     def facts(self) -> dict[str, Any]:
         """Return the peer's facts."""
@@ -183,6 +186,7 @@ class ProxmoxPeer(Peer):
     platform = "proxmox"
     ran_against = "own"
     capabilities = ProxmoxPlatform.declared_capabilities()
+    without = frozenset({"role.description", "system.ntp_servers", "backup.target"})
 
     def __init__(self) -> None:
         from peers.pve import Serving

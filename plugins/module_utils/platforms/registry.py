@@ -24,6 +24,7 @@ PLATFORMS: Dict[str, str] = {
 
 INVENTORY_READERS: Dict[str, str] = {
     "kvm": "kvm.inventory:KvmInventory",
+    "proxmox": "proxmox.inventory:ProxmoxInventory",
 }
 """Each is also among the interfaces of its platform, but can be loaded without the others."""
 

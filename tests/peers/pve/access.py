@@ -109,8 +109,7 @@ class AccessState:
             groups = split_list(v["groups"])
             for group in groups:
                 if group not in self.account_groups:
-                    # PVE::AccessControl::add_user_group makes the group by the way.
-                    self.account_groups[group] = {}
+                    raise die(f"no such group '{group}'")
             entry["groups"] = sorted({*entry.get("groups", ()), *groups} if v.get("append") else set(groups))
 
     async def _user_create(self, v: Any, user: str) -> None:

@@ -15,13 +15,19 @@ from ...errors import ReadError
 from ...model.document import State
 from ...model.types import show
 from ...transports.proxmox import ProxmoxSession
+from .access import ProxmoxAccess
+from .backup import ProxmoxBackups
+from .firewall import ProxmoxFirewall
 from .guests import Guest, list_guests, read_configurations
 from .network import ProxmoxNetwork
+from .node_facts import node_facts
 from .node_network import NodeNetwork
+from .port_acl import ProxmoxPortAcls
 from .resource_pool import ProxmoxResourcePools
 from .run_lock import LOCK_TIMEOUT, run_lock
 from .snapshot import ProxmoxSnapshots
 from .storage_pool import ProxmoxStoragePools
+from .system import ProxmoxSystem
 from .template import ProxmoxTemplates
 from .vm import ProxmoxVms
 
@@ -35,12 +41,17 @@ class ProxmoxPlatform(Platform):
     NAME = "proxmox"
     RUNS_ON_HOST = False
     INTERFACES = (
+        ProxmoxSystem,
         ProxmoxStoragePools,
         ProxmoxNetwork,
+        ProxmoxFirewall,
+        ProxmoxAccess,
         ProxmoxResourcePools,
         ProxmoxTemplates,
         ProxmoxVms,
+        ProxmoxPortAcls,
         ProxmoxSnapshots,
+        ProxmoxBackups,
     )
 
     def __init__(self, settings: Optional[Mapping[str, Any]] = None) -> None:
@@ -195,7 +206,7 @@ class ProxmoxPlatform(Platform):
                 interface.recover()
 
     def facts(self) -> Dict[str, Any]:
-        return {"node": self.session.node, "version": ".".join(str(part) for part in self.session.version)}
+        return node_facts(self.session)
 
     def close(self) -> None:
         self.session.close()

@@ -1,0 +1,105 @@
+# Copyright (c) 2026 Bareforge contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What an inventory is told of the VMs of a node."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple
+
+from ...engine.inventory import InventoryNic, InventoryReader, InventoryVm, SeenAddress
+from ...errors import ApplyError, ReadError
+from ...transports.proxmox import ProxmoxSession
+from .guests import Guest, list_guests, read_configurations
+from .network import Placed
+from .node_network import NodeNetwork
+from .property_strings import split, trunk_of
+
+
+class ProxmoxInventory(InventoryReader):
+    """Reads the VMs of a node: a list, a configuration each, and of those that run what their agents tell."""
+
+    KINDS = ()
+
+    def vms(
+        self, sources: Collection[str], agent_timeout: int, settings: Mapping[str, Any], warnings: List[str]
+    ) -> List[InventoryVm]:
+        session = ProxmoxSession(settings)
+        try:
+            placed = Placed(NodeNetwork.read(session))
+            guests = [guest for guest in list_guests(session) if not guest.template and not guest.is_unfinished]
+            read_configurations(session, guests)
+            return [_shown(session, guest, placed, sources, warnings) for guest in guests]
+        finally:
+            session.close()
+
+
+def _shown(
+    session: ProxmoxSession, guest: Guest, placed: Placed, sources: Collection[str], warnings: List[str]
+) -> InventoryVm:
+    config = guest.config
+    nics = [(key, name, parts) for key, name, parts in guest.nics()]
+    by_mac = {parts["macaddr"].lower(): name for _key, name, parts in nics if parts.get("macaddr")}
+    addresses: List[SeenAddress] = []
+    hostname: Optional[str] = None
+    has_agent = split(config.get("agent"), "enabled").get("enabled") == "1"
+    if "agent" in sources and guest.runs and not guest.paused and has_agent:
+        told = _ask_agent(session, guest, by_mac, warnings)
+        addresses.extend(told)
+    if "document" in sources:
+        for key, name, _parts in nics:
+            known = split(config.get(f"ipconfig{key[3:]}"), "ip")
+            for field in ("ip", "ip6"):
+                if "/" in known.get(field, ""):
+                    addresses.append(SeenAddress(known[field].partition("/")[0], "document", name))
+    return InventoryVm(
+        name=guest.name,
+        power="suspended" if guest.runs and guest.paused else "running" if guest.runs else "stopped",
+        state="paused" if guest.paused else guest.status,
+        uuid=split(config.get("smbios1"), "uuid").get("uuid"),
+        managed=bool(guest.facts),
+        template=guest.facts.get("template"),
+        hostname=hostname,
+        description=guest.description,
+        cpus=int(config.get("cores") or 1) * int(config.get("sockets") or 1),
+        memory=int(split(config.get("memory") or 512, "current")["current"]),
+        tags=guest.tags,
+        nics=tuple(_nic(guest, key, name, parts, placed) for key, name, parts in nics),
+        addresses=tuple(addresses),
+    )
+
+
+def _nic(guest: Guest, key: str, name: str, parts: Dict[str, str], placed: Placed) -> InventoryNic:
+    tag = parts.get("tag") or "0"
+    return InventoryNic(
+        name=name,
+        mac=parts["macaddr"].lower() if parts.get("macaddr") else None,
+        network=placed.find_nic(guest, key, parts),
+        vlan=int(tag) if re.fullmatch(r"\d+", tag) else None,
+        trunk=trunk_of(parts.get("trunks")),
+    )
+
+
+def _ask_agent(
+    session: ProxmoxSession, guest: Guest, by_mac: Mapping[str, str], warnings: List[str]
+) -> Tuple[SeenAddress, ...]:
+    """Return what a guest's agent tells of its addresses (GET .../agent/network-get-interfaces)."""
+    path = ("nodes", session.node, "qemu", guest.vmid, "agent", "network-get-interfaces")
+    try:
+        answer = session.ask("GET", path, {}).data
+    except (ReadError, ApplyError) as error:
+        if "not running" not in error.message:
+            warnings.append(f"the agent of VM {guest.name} does not answer: {error.message}")
+        return ()
+    found: List[SeenAddress] = []
+    for entry in (answer or {}).get("result") or ():
+        mac = str(entry.get("hardware-address") or "").lower()
+        if mac not in by_mac:
+            continue
+        for address in entry.get("ip-addresses") or ():
+            text = str(address.get("ip-address") or "")
+            if text and not text.lower().startswith("fe80:"):
+                found.append(SeenAddress(text, "agent", by_mac[mac]))
+    return tuple(found)
