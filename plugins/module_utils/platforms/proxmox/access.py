@@ -4,8 +4,8 @@
 
 """Users, roles and permissions (PVE::API2::User, Role, ACL of pve-access-control).
 
-A user of the model without a realm is one of `pve`, Proxmox VE's own. The roles viewer, operator and admin of every platform are
-PVEAuditor, PVEVMUser and Administrator here.
+A user of the model without a realm is one of `pve`, Proxmox VE's own. The roles viewer, operator and admin of every
+platform are PVEAuditor, PVEVMUser and Administrator here.
 """
 
 from __future__ import annotations

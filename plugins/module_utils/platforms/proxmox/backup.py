@@ -4,8 +4,8 @@
 
 """Backups of VMs by vzdump (PVE::API2::VZDump), in storages that take them.
 
-PVE names an archive after the VM's id and the time; what the model calls it stands in the archive's notes, so that it is found again
-even when the VM is gone.
+PVE names an archive after the VM's id and the time; what the model calls it stands in the archive's notes, so that it
+is found again even when the VM is gone.
 """
 
 from __future__ import annotations

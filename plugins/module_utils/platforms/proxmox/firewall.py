@@ -4,9 +4,9 @@
 
 """The firewall of a node and of its cluster (PVE::API2::Firewall).
 
-PVE has policies for the whole cluster, and rules for each node. One rule of the model is several of PVE's where it speaks of both IP
-versions, of a service with several protocols, or of more ports and networks than one of them can hold; their comments tell which.
-What management is always reachable from is the first of the node's rules.
+PVE has policies for the whole cluster, and rules for each node. One rule of the model is several of PVE's where it
+speaks of both IP versions, of a service with several protocols, or of more ports and networks than one of them can
+hold; their comments tell which. What management is always reachable from is the first of the node's rules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...model.document import State
 from ...model.firewall import SERVICES, Firewall, FirewallRule
 from ...model.schema import shown_as
 from ...model.types import range_bounds, show
-from .rule_list import Rule, RuleList, comment_of, content_of, facts_of
+from .rule_list import NUMBER, Rule, RuleList, are_as_wanted, content_of, facts_of
 
 MANAGEMENT_PORTS = ("22", "8006")
 """SSH and the API with its web interface."""
@@ -294,8 +294,7 @@ def _is_whole(rule: FirewallRule, group: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether PVE's rules are those that the model's rule is: none is missing, doubled or changed by hand."""
     if rule.direction is None or rule.action is None:
         return False
-    wanted = [content_of({**part.content, "comment": comment_of(part.facts)}) for part in parts_of(rule)]
-    return wanted == [content_of(each) for each in group]
+    return are_as_wanted(group, parts_of(rule))
 
 
 def _sources(group: Sequence[Mapping[str, Any]], field: str = "source") -> Tuple[str, ...]:
@@ -325,4 +324,4 @@ def _kept_management(rules: RuleList) -> Iterator[Rule]:
     for rule in rules.rules:
         facts = facts_of(rule)
         if facts is not None and "management" in facts:
-            yield Rule(facts, content_of(rule))
+            yield Rule({name: value for name, value in facts.items() if name != NUMBER}, content_of(rule))

@@ -4,9 +4,10 @@
 
 """Filters on the adapters of VMs: PVE's firewall of a VM (PVE::API2::Firewall::VM), of which the rules are each adapter's own.
 
-Options of PVE hold for the whole VM: whether its adapters may send from other MAC addresses, and whether it may announce itself as a
-router. What the model says of one adapter is a rule for that adapter where that can be, and refused where two adapters of a VM would
-have to differ and cannot. The addresses that an adapter may use are an IP set `ipfilter-netN`.
+Options of PVE hold for the whole VM: whether its adapters may send from other MAC addresses, and whether it may
+announce itself as a router. What the model says of one adapter is a rule for that adapter where that can be, and
+refused where two adapters of a VM would have to differ and cannot. The addresses that an adapter may use are an IP
+set `ipfilter-netN`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ...transports.proxmox import Read
 from .firewall import parts_of
 from .guests import Guest
 from .property_strings import join_nic
-from .rule_list import Rule, RuleList, comment_of, content_of, facts_of
+from .rule_list import Rule, RuleList, are_as_wanted, facts_of
 
 DHCP_SERVER = (("udp", "67"), ("udp", "547"))
 """What answers of a DHCP and of a DHCPv6 server come from (RFC 2131, RFC 8415)."""
@@ -85,7 +86,7 @@ class ProxmoxPortAcls(Interface):
     ) -> PortAcl:
         facts = [facts_of(rule) or {} for rule in rules]
         parts = [str(fact.get("part")) for fact in facts]
-        last = {part: rule for part, rule in zip(parts, rules)}
+        last = dict(zip(parts, rules))
         addresses: List[str] = []
         if any(fact.get("addresses") for fact in facts):
             entries = self.platform.session.ask("GET", self._path(guest, "ipset", f"ipfilter-{key}"), {}).data
@@ -102,8 +103,7 @@ class ProxmoxPortAcls(Interface):
             default_outbound=_word(last.get("out")),
             rules=tuple(_rules_in(rules)),
         )
-        wanted = [content_of({**part.content, "comment": comment_of(part.facts)}) for part in _parts(acl, key)]
-        whole = wanted == [content_of(rule) for rule in rules] and str(options.get("enable", 0)) == "1"
+        whole = are_as_wanted(rules, _parts(acl, key)) and str(options.get("enable", 0)) == "1"
         return acl if whole else shown_as(acl, default_inbound=None)
 
     # -- objections ----------------------------------------------------------------------------------------------------
@@ -117,8 +117,8 @@ class ProxmoxPortAcls(Interface):
                 if other.mac_spoofing != acl.mac_spoofing:
                     yield Problem(
                         acl.place.field("mac_spoofing").text,
-                        f"is {show(acl.mac_spoofing)}, and that of {other.place.text} is {show(other.mac_spoofing)}; Proxmox VE has"
-                        " it for a VM as a whole",
+                        f"is {show(acl.mac_spoofing)}, and that of {other.place.text} is {show(other.mac_spoofing)}; Proxmox VE"
+                        " has it for a VM as a whole",
                     )
         for rule in acl.rules or ():
             if rule.protocol in ("vrrp", "esp", "ah", "gre", "igmp") and rule.ports:

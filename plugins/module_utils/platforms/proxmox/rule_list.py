@@ -4,14 +4,14 @@
 
 """A list of firewall rules as Proxmox VE keeps one, in which ours have an identity and an order (PVE::API2::Firewall::Rules).
 
-PVE tells rules by their place alone, and puts each new one before all others. Ours carry in their comment what they belong to; those
-without such a comment are somebody else's, and keep their places behind ours.
+PVE tells rules by their place alone, and puts each new one before all others. Ours carry in their comment what they
+belong to; those without such a comment are somebody else's, and keep their places behind ours.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import ApplyError
 from ...transports.proxmox import ProxmoxSession
@@ -32,13 +32,17 @@ FIELDS = (
     "comment",
 )
 
+IDENTITY = ("management", "rule", "acl", "part", "name")
+NUMBER = "n"
+"""What of the facts tells a rule from others, and its number among those that are otherwise the same."""
+
 Content = Dict[str, str]
 
 
 class Rule(NamedTuple):
     """A rule that shall be there.
 
-    facts: what it belongs to, which is its identity together with the number among those of the same facts.
+    facts: what it belongs to.
     content: its fields.
     """
 
@@ -100,7 +104,7 @@ class RuleList:
         New rules come before old ones go, so that nothing is open or shut in between that is neither before nor after.
         Raises ApplyError where somebody else changes the list at the same time.
         """
-        keyed = _keyed([(rule.facts, _with_comment(rule)) for rule in wanted])
+        keyed = dict(numbered(wanted))
         present = self._present(kinds)
         for key, content in reversed(list(keyed.items())):
             if key not in present:
@@ -123,20 +127,23 @@ class RuleList:
             if key not in keyed:
                 self._change("DELETE", position, {})
 
-    def _present(self, kinds: Sequence[str]) -> Dict[Tuple[str, int], Tuple[int, Content]]:
-        ours = [
-            (facts, (position, content_of(rule)))
-            for position, rule in enumerate(self.rules)
-            for facts in [facts_of(rule)]
-            if facts is not None and any(kind in facts for kind in kinds)
-        ]
-        return _keyed(ours)
+    def _present(self, kinds: Sequence[str]) -> Dict[Key, Tuple[int, Content]]:
+        found: Dict[Key, Tuple[int, Content]] = {}
+        for position, rule in enumerate(self.rules):
+            facts = facts_of(rule)
+            if facts is None or not any(kind in facts for kind in kinds):
+                continue
+            name, number, copy = _identity(facts), int(facts.get(NUMBER) or 0), 0
+            while (name, number, copy) in found:
+                copy += 1
+            found[name, number, copy] = (position, content_of(rule))
+        return found
 
     def _change(self, method: str, position: int, params: Mapping[str, Any]) -> None:
         self.session.ask(method, (*self.path, position), {**params, "digest": self.digest})
         self.read()
 
-    def _order(self, keys: List[Tuple[str, int]], kinds: Sequence[str]) -> None:
+    def _order(self, keys: List[Key], kinds: Sequence[str]) -> None:
         """Move rules until ours stand in their order; those of others stay where they are among each other."""
         for first, second in reversed(list(zip(keys, keys[1:]))):
             present = self._present(kinds)
@@ -144,21 +151,26 @@ class RuleList:
                 self._change("PUT", present[first][0], {"moveto": present[second][0]})
 
 
-def _with_comment(rule: Rule) -> Content:
-    return content_of({**rule.content, "comment": comment_of(rule.facts)})
+Key = Tuple[str, int, int]
+
+
+def numbered(wanted: Iterable[Rule]) -> List[Tuple[Key, Content]]:
+    """Return the keys and contents of rules that shall be there: those of the same facts are numbered in their comments."""
+    counts: Dict[str, int] = {}
+    found: List[Tuple[Key, Content]] = []
+    for rule in wanted:
+        name = _identity(rule.facts)
+        number = counts.get(name, 0)
+        counts[name] = number + 1
+        facts = {**rule.facts, NUMBER: number} if number else dict(rule.facts)
+        found.append(((name, number, 0), content_of({**rule.content, "comment": comment_of(facts)})))
+    return found
+
+
+def are_as_wanted(rules: Sequence[Mapping[str, Any]], wanted: Iterable[Rule]) -> bool:
+    """Return whether rules of PVE are those that shall be there, all of them, in their order."""
+    return [content_of(rule) for rule in rules] == [content for _key, content in numbered(wanted)]
 
 
 def _identity(facts: Mapping[str, Any]) -> str:
-    return json.dumps(
-        {name: facts[name] for name in ("management", "rule", "acl", "part", "name") if name in facts}, sort_keys=True
-    )
-
-
-def _keyed(entries: Sequence[Tuple[Mapping[str, Any], Any]]) -> Dict[Tuple[str, int], Any]:
-    counts: Dict[str, int] = {}
-    found: Dict[Tuple[str, int], Any] = {}
-    for facts, value in entries:
-        name = _identity(facts)
-        found[name, counts.get(name, 0)] = value
-        counts[name] = counts.get(name, 0) + 1
-    return found
+    return json.dumps({name: facts[name] for name in IDENTITY if name in facts}, sort_keys=True)
