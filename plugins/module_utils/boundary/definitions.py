@@ -72,7 +72,7 @@ class WholeDocument(FieldType):
 COMMON_OPTIONS: Dict[str, Option] = {
     "platform": Option(
         Value(Name()),
-        "The host's platform, such as V(kvm). The default is the inventory variable C(bareforge_platform).",
+        "The host's platform, V(kvm) or V(proxmox). The default is the inventory variable C(bareforge_platform).",
     ),
     "connection": Option(
         Nested(ConnectionSettings),

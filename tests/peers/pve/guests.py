@@ -307,7 +307,9 @@ class GuestState:
                 "ctime": 1700000000 + self.backup_number, "config": dict(vm.config),
             }  # fmt: skip
             if v.get("notes-template"):
-                volume["notes"] = v["notes-template"].replace("\\n", "\n").replace("\\\\", "\\")
+                volume["notes"] = re.sub(
+                    r"\\(.)", lambda found: {"n": "\n"}.get(found.group(1), found.group(1)), v["notes-template"]
+                )
             if v.get("protected"):
                 volume["protected"] = True
             store.setdefault("volumes", {})[name] = volume

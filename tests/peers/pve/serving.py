@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import hashlib
 import ssl
@@ -20,6 +21,7 @@ from fakepve.certs import make_cert
 from .peer import PvePeer
 
 HOST = "127.0.0.1"
+OF_THE_SERVER = ("runner", "port", "host", "_random", "_pids")
 START_TIMEOUT = 30
 
 
@@ -57,12 +59,24 @@ class Serving:
 
     def reset(self) -> None:
         """Make the peer what a new one is, at the same address."""
-        fresh = PvePeer(user=self.peer.user, password=self.peer.password, host=HOST, port=self.peer.port)
-        kept = {name: self.peer.__dict__[name] for name in ("runner", "port", "host")}
+        self._take_over(
+            PvePeer(user=self.peer.user, password=self.peer.password, host=HOST, port=self.peer.port).__dict__
+        )
+
+    def saved(self) -> dict[str, Any]:
+        """Return the peer's state, for :meth:`restore`."""
+        return copy.deepcopy({name: value for name, value in self.peer.__dict__.items() if name not in OF_THE_SERVER})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Bring the peer back to a state."""
+        self._take_over(copy.deepcopy(state))
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        kept = {name: self.peer.__dict__[name] for name in OF_THE_SERVER if name in self.peer.__dict__}
 
         async def take_over() -> None:
             self.peer.__dict__.clear()
-            self.peer.__dict__.update({**fresh.__dict__, **kept})
+            self.peer.__dict__.update({**state, **kept})
 
         self.call(take_over())
 

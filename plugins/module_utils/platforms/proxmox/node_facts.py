@@ -28,7 +28,7 @@ def node_facts(session: ProxmoxSession) -> Dict[str, Any]:
     )
     cpu: Mapping[str, Any] = status.get("cpuinfo") or {}
     memory: Mapping[str, Any] = status.get("memory") or {}
-    named = next((entry for entry in cluster if entry.get("type") == "cluster"), {})
+    named: Mapping[str, Any] = next((entry for entry in cluster if entry.get("type") == "cluster"), {})
     return {
         "node": node,
         "version": ".".join(str(part) for part in session.version),

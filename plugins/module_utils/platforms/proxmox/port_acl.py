@@ -255,11 +255,11 @@ def _parts(acl: PortAcl, key: str) -> Iterator[Rule]:
         for part in parts_of(like):
             yield Rule({"acl": acl.nic, "part": "rule", "name": rule.name}, {**part.content, "iface": key})
     limited = bool(acl.allowed_ipv4 or acl.allowed_ipv6)
-    for part_name, word in (("in", acl.default_inbound), ("out", acl.default_outbound)):
+    for part_name, policy in (("in", acl.default_inbound), ("out", acl.default_outbound)):
         facts: Dict[str, Any] = {"acl": acl.nic, "part": part_name}
         if limited and part_name == "in":
             facts["addresses"] = True
-        yield Rule(facts, {**base, "type": part_name, "action": "ACCEPT" if word == "allow" else "DROP"})
+        yield Rule(facts, {**base, "type": part_name, "action": "ACCEPT" if policy == "allow" else "DROP"})
 
 
 def _rules_in(rules: Sequence[Mapping[str, Any]]) -> Iterator[PortAclRule]:
