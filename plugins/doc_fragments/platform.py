@@ -14,7 +14,7 @@ class ModuleDocFragment:
 options:
   platform:
     description:
-      - The host's platform, such as V(kvm). The default is the inventory variable C(bareforge_platform).
+      - The host's platform, V(kvm) or V(proxmox). The default is the inventory variable C(bareforge_platform).
       - Allowed is a name of 1 to 255 characters without control or invisible characters or blanks at
         its ends.
     type: str

@@ -21,7 +21,7 @@ from fakepve.certs import make_cert
 from .peer import PvePeer
 
 HOST = "127.0.0.1"
-OF_THE_SERVER = ("runner", "port", "host", "_random", "_pids")
+OF_THE_SERVER = ("runner", "port", "host", "_random", "_pids", "_ct_pids")
 START_TIMEOUT = 30
 
 

@@ -127,6 +127,20 @@ def test_running_vms_follow_their_network_to_another_vlan(node):
     assert node.apply({"vms": [{"name": "web", "nics": [{"name": "e0", "network": "app"}]}]})["changes"] == []
 
 
+def test_the_nodes_interfaces_follow_their_network(node):
+    interfaces = [
+        {"name": "storage", "network": "app", "addresses": ["198.51.100.9/24"]},
+        {"name": "sw.5", "network": "many", "addresses": ["203.0.113.9/24"]},
+    ]
+    node.apply({**NETWORKS, "host_interfaces": interfaces})
+    node.settle({"virtual_networks": [{"name": "app", "switch": "sw", "vlan": 11}]})
+    assert node.peer.interfaces["storage"]["vlan-id"] == 11
+    problems = node.problems(
+        {"virtual_networks": [{"name": "app", "switch": "sw", "vlan": 0}, {"name": "many", "switch": "sw", "vlan": 6}]}
+    )
+    assert set(problems) == {"virtual_network['app'].vlan", "virtual_network['many'].vlan"}
+
+
 def test_a_vlan_without_a_name_shows_and_stays(node):
     node.peer.add_vm(101, "foreign", config={"memory": 512, "net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0,tag=77"})
     document = node.gather("vm", "virtual_network")

@@ -22,6 +22,7 @@ class ProxmoxInventory(InventoryReader):
     """Reads the VMs of a node: a list, a configuration each, and of those that run what their agents tell."""
 
     KINDS = ()
+    CAPABILITIES = frozenset({"inventory", "inventory.addresses"})
 
     def vms(
         self, sources: Collection[str], agent_timeout: int, settings: Mapping[str, Any], warnings: List[str]

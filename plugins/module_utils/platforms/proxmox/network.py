@@ -285,12 +285,16 @@ class ProxmoxNetwork(Interface):
         switch = context.find("virtual_switch", item.switch)
         if item.trunk and getattr(switch, "vlan_aware", True) is False:
             yield "trunk", f"needs a switch with vlan_aware: true, and {show(item.switch)} has it not"
-        for other in context.wanted.get("host_interface", {}).values():
-            if isinstance(other, HostInterface) and other.network == item.name and change.before is not None:
-                if item.vlan != getattr(change.before, "vlan", None) or item.switch != getattr(
-                    change.before, "switch", None
-                ):
-                    yield "vlan", f"cannot change while the node's interface {show(other.name)} is on it"
+        before = change.before
+        if not isinstance(before, VirtualNetwork) or nic_place(before) == nic_place(item):
+            return
+        for other in _staying_on(item, context):
+            if bool(item.vlan) != bool(before.vlan) or "." in str(other.name) or not item.vlan:
+                name = show(other.name)
+                yield (
+                    "vlan",
+                    f"cannot change under the node's interface {name}, which would be another one; take it away first",
+                )
 
     def _interface_problems(self, change: Change, context: Context) -> Iterator[Tuple[str, str]]:
         item = change.after
@@ -375,6 +379,9 @@ class ProxmoxNetwork(Interface):
                 _change_switch(after, change)
             elif change.kind == "virtual_network":
                 _change_network(after, change)
+                for other in _staying_on(change.after, context) if change.before is not None else ():
+                    # The node's interfaces follow their network as VMs do.
+                    _change_interface(after, Change(other, other), context)
             else:
                 _change_interface(after, change, context)
         transfer(self.platform.session, before, after)
@@ -619,6 +626,19 @@ def _change_interface(network: NodeNetwork, change: Change, context: Context) ->
     comments = network.comments(place)
     comments.replace("interface", [{"name": item.name, "network": item.network}])
     network.set_comments(place, comments)
+
+
+def _staying_on(item: Any, context: Context) -> List[HostInterface]:
+    """Return the node's interfaces that are on a network and stay as they are."""
+    wanted = context.wanted.get("host_interface", {})
+    return [
+        other
+        for key, other in context.before.get("host_interface", {}).items()
+        if isinstance(other, HostInterface)
+        and item is not None
+        and other.network == item.label
+        and wanted.get(key) == other
+    ]
 
 
 def _clear_interface(network: NodeNetwork, device: str) -> None:

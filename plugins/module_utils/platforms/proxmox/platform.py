@@ -19,6 +19,7 @@ from .access import ProxmoxAccess
 from .backup import ProxmoxBackups
 from .firewall import ProxmoxFirewall
 from .guests import Guest, list_guests, read_configurations
+from .inventory import ProxmoxInventory
 from .network import ProxmoxNetwork
 from .node_facts import node_facts
 from .node_network import NodeNetwork
@@ -52,6 +53,7 @@ class ProxmoxPlatform(Platform):
         ProxmoxPortAcls,
         ProxmoxSnapshots,
         ProxmoxBackups,
+        ProxmoxInventory,
     )
 
     def __init__(self, settings: Optional[Mapping[str, Any]] = None) -> None:
