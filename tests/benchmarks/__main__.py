@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import inventory, kvm, workers
+from benchmarks import inventory, kvm, proxmox, workers
 from benchmarks.measure import ROOT, BenchmarkError, Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "hardening-audit": kvm.hardening_audit,
     "incremental-backup": kvm.incremental_backup,
     "inventory": inventory.inventory_of_many_domains,
+    "proxmox": proxmox.against_others,
 }
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

@@ -76,6 +76,7 @@ class AccessState:
     def _shown_user(self, userid: str) -> dict[str, Any]:
         entry = dict(self.accounts[userid])
         entry.pop("password", None)
+        entry.pop("tokens", None)
         return entry
 
     async def _user_list(self, v: Any, user: str) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ class AccessState:
             groups = entry.pop("groups", [])
             if v.get("full"):
                 entry["groups"] = ",".join(sorted(groups))
-                entry["tokens"] = []
+                entry["tokens"] = self.accounts[userid].get("tokens", [])
             if v.get("enabled") is None or bool(v["enabled"]) == bool(entry.get("enable")):
                 shown.append(entry)
         return shown

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The node's name resolution, time and hosts, after PVE::API2::Nodes of pve-manager."""
+"""What a node and its cluster tell of themselves, after PVE::API2::Nodes, APT, Certificates and Backup of pve-manager."""
 
 from __future__ import annotations
 
@@ -11,13 +11,55 @@ from typing import Any
 
 from fakepve.routing import die, param_error
 
+TOLD = (
+    "/access/tfa",
+    "/nodes/{node}/apt/repositories",
+    "/nodes/{node}/apt/update",
+    "/nodes/{node}/certificates/info",
+    "/cluster/options",
+    "/cluster/backup",
+    "/cluster/backup-info/not-backed-up",
+)
+
 
 class NodeState:
-    """Mixin of the peer: `/nodes/{node}/dns`, `time`, `hosts`."""
+    """Mixin of the peer: `/nodes/{node}/dns`, `time`, `hosts`; and lists that are only read, in `told` by their paths."""
 
     def setup_node(self) -> None:
         self.dns: dict[str, str] = {"search": "example.org", "dns1": "192.0.2.53"}
         self.timezone = "Europe/Berlin"
+        self.told: dict[str, Any] = {
+            "/access/tfa": [
+                {
+                    "userid": "root@pam",
+                    "entries": [{"id": "1", "type": "totp", "created": 1, "description": "", "enable": 1}],
+                }
+            ],
+            "/nodes/{node}/apt/repositories": {
+                "digest": "0" * 64,
+                "errors": [],
+                "files": [],
+                "infos": [],
+                "standard-repos": [
+                    {"handle": "enterprise", "name": "Enterprise", "status": 1},
+                    {"handle": "no-subscription", "name": "No-Subscription"},
+                    {"handle": "test", "name": "Test"},
+                ],
+            },
+            "/nodes/{node}/apt/update": [],
+            "/nodes/{node}/certificates/info": [
+                {
+                    "filename": "pve-ssl.pem",
+                    "issuer": "/CN=Proxmox Virtual Environment",
+                    "notafter": 4102444800,
+                    "public-key-type": "rsaEncryption",
+                    "public-key-bits": 2048,
+                }
+            ],
+            "/cluster/options": {},
+            "/cluster/backup": [],
+            "/cluster/backup-info/not-backed-up": [],
+        }
         self.hosts_file = "127.0.0.1 localhost\n192.0.2.11 pve1.example.org pve1\n"
 
     def _routes_node_state(self) -> list[Any]:
@@ -29,7 +71,14 @@ class NodeState:
             ("PUT", f"{node}/time", self._time_update),
             ("GET", f"{node}/hosts", self._hosts_read),
             ("POST", f"{node}/hosts", self._hosts_update),
+            *(("GET", path, self._teller(path)) for path in TOLD),
         ]
+
+    def _teller(self, path: str) -> Any:
+        async def tell(v: Any, user: str) -> Any:
+            return self.told[path]
+
+        return tell
 
     async def _dns_read(self, v: Any, user: str) -> dict[str, str]:
         return dict(self.dns)
@@ -55,4 +104,36 @@ class NodeState:
     async def _hosts_update(self, v: Any, user: str) -> None:
         if v.get("digest") and v["digest"] != self._hosts_digest():
             raise die("detected modified configuration - file changed by other user? Try again.")
+        self.told: dict[str, Any] = {
+            "/access/tfa": [
+                {
+                    "userid": "root@pam",
+                    "entries": [{"id": "1", "type": "totp", "created": 1, "description": "", "enable": 1}],
+                }
+            ],
+            "/nodes/{node}/apt/repositories": {
+                "digest": "0" * 64,
+                "errors": [],
+                "files": [],
+                "infos": [],
+                "standard-repos": [
+                    {"handle": "enterprise", "name": "Enterprise", "status": 1},
+                    {"handle": "no-subscription", "name": "No-Subscription"},
+                    {"handle": "test", "name": "Test"},
+                ],
+            },
+            "/nodes/{node}/apt/update": [],
+            "/nodes/{node}/certificates/info": [
+                {
+                    "filename": "pve-ssl.pem",
+                    "issuer": "/CN=Proxmox Virtual Environment",
+                    "notafter": 4102444800,
+                    "public-key-type": "rsaEncryption",
+                    "public-key-bits": 2048,
+                }
+            ],
+            "/cluster/options": {},
+            "/cluster/backup": [],
+            "/cluster/backup-info/not-backed-up": [],
+        }
         self.hosts_file = v["data"]

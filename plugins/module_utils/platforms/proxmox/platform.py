@@ -19,6 +19,7 @@ from .access import ProxmoxAccess
 from .backup import ProxmoxBackups
 from .firewall import ProxmoxFirewall
 from .guests import Guest, list_guests, read_configurations
+from .hardening import ProxmoxHardening
 from .inventory import ProxmoxInventory
 from .network import ProxmoxNetwork
 from .node_facts import node_facts
@@ -54,6 +55,7 @@ class ProxmoxPlatform(Platform):
         ProxmoxSnapshots,
         ProxmoxBackups,
         ProxmoxInventory,
+        ProxmoxHardening,
     )
 
     def __init__(self, settings: Optional[Mapping[str, Any]] = None) -> None:

@@ -322,7 +322,7 @@ def test_a_host_without_the_bindings_says_which_package(monkeypatch: pytest.Monk
 
 def test_an_unknown_platform_is_refused_with_those_that_are_known() -> None:
     told = answer({**REQUEST, "platform": "vms"})
-    assert told["error"] == {"phase": "validate", "message": "platform: 'vms' is not allowed; allowed is kvm"}
+    assert told["error"] == {"phase": "validate", "message": "platform: 'vms' is not allowed; allowed is kvm, proxmox"}
 
 
 def test_a_fault_is_told_in_one_sentence(host: KvmHost, monkeypatch: pytest.MonkeyPatch) -> None:
