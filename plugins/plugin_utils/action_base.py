@@ -52,7 +52,7 @@ NEVER_CONNECTED = re.compile(
 # Ansible loads an action in the parent, before it forks: what is imported and looked up here is paid once a run, not
 # once a task.
 for _name in PLATFORMS:
-    platform_class(_name)
+    platform_class(_name).preload()
 _kinds: list[type[ModelObject]] = [*KINDS.values(), Operation, ConnectionSettings]
 for _cls in _kinds:
     _cls.defaults()

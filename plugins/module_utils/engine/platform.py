@@ -181,6 +181,10 @@ class Platform:
         self.interfaces: Tuple[Any, ...] = tuple(cls(self) for cls in self.INTERFACES)
 
     @classmethod
+    def preload(cls) -> None:
+        """Import what sessions need, where it is installed; called once a run, before workers are forked."""
+
+    @classmethod
     def declared_capabilities(cls) -> FrozenSet[str]:
         """Return everything that the platform can do."""
         return frozenset().union(*(interface.CAPABILITIES for interface in cls.INTERFACES))

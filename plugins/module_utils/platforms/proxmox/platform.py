@@ -14,7 +14,7 @@ from ...engine.platform import Platform
 from ...errors import ReadError
 from ...model.document import State
 from ...model.types import show
-from ...transports.proxmox import ProxmoxSession
+from ...transports.proxmox import ProxmoxSession, preload
 from .access import ProxmoxAccess
 from .backup import ProxmoxBackups
 from .firewall import ProxmoxFirewall
@@ -68,6 +68,10 @@ class ProxmoxPlatform(Platform):
         self._storages: Optional[Dict[str, Mapping[str, Any]]] = None
         self._given_ids: Set[int] = set()
         self._is_fresh = False
+
+    @classmethod
+    def preload(cls) -> None:
+        preload()
 
     # -- what several interfaces read ----------------------------------------------------------------------------------
 
