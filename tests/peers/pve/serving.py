@@ -59,9 +59,7 @@ class Serving:
 
     def reset(self) -> None:
         """Make the peer what a new one is, at the same address."""
-        self._take_over(
-            PvePeer(user=self.peer.user, password=self.peer.password, host=HOST, port=self.peer.port).__dict__
-        )
+        self._take_over(PvePeer(host=HOST, port=self.peer.port).__dict__)
 
     def saved(self) -> dict[str, Any]:
         """Return the peer's state, for :meth:`restore`."""
