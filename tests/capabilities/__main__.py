@@ -22,7 +22,7 @@ from capabilities.table import TableError, between_markers, page, summary
 REPORT = ROOT / ".report"
 PAGE = ROOT / "docs" / "capabilities.md"
 README = ROOT / "README.md"
-FOLDERS = ("tests/unit", "tests/properties", "tests/contract", "tests/faults", "tests/real")
+FOLDERS = ("tests/unit", "tests/properties", "tests/contract", "tests/faults", "tests/simulated", "tests/real")
 
 
 def declared_capabilities() -> Declared:

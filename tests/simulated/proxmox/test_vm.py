@@ -389,6 +389,21 @@ def test_a_task_that_fails_names_the_vm_and_the_others_are_finished(node):
     assert [machine.name for machine in node.peer.vms] == ["good"]
 
 
+@shows("proxmox", "vm.wait_for.address", ran_against="independent simulator")
+def test_waiting_for_an_address(based):
+    web = {
+        "name": "web",
+        "memory": {"size": 64},
+        "nics": [{"name": "e0", "network": "app", "mac": "52:54:00:00:00:09"}],
+    }
+    with pytest.raises(ApplyError, match="no address within 1 s of: web"):
+        based.apply({"vms": [web]}, wait_for={"what": "address", "timeout": 1})
+    address = {"ip-address": "192.0.2.9", "ip-address-type": "ipv4", "prefix": 24}
+    interface = {"name": "eth0", "hardware-address": "52:54:00:00:00:09", "ip-addresses": [address]}
+    based.vm("web").agent = {"interfaces": [interface]}
+    assert based.apply({"vms": [web]}, wait_for={"what": "address", "timeout": 5})["changes"] == []
+
+
 def test_a_guest_that_does_not_shut_down(node):
     node.apply({"vms": [vm(power="running")]})
     node.vm("web").acpi = False

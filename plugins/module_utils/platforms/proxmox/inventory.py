@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional
 
 from ...engine.inventory import InventoryNic, InventoryReader, InventoryVm, SeenAddress
-from ...errors import ApplyError, ReadError
 from ...transports.proxmox import ProxmoxSession
+from .guest_agent import ask_agent
 from .guests import Guest, list_guests, read_configurations
 from .network import Placed
 from .node_network import NodeNetwork
@@ -47,7 +47,7 @@ def _shown(
     hostname: Optional[str] = None
     has_agent = split(config.get("agent"), "enabled").get("enabled") == "1"
     if "agent" in sources and guest.runs and not guest.paused and has_agent:
-        told = _ask_agent(session, guest, by_mac, warnings)
+        told = ask_agent(session, guest, by_mac, warnings)
         addresses.extend(told)
     if "document" in sources:
         for key, name, _parts in nics:
@@ -81,26 +81,3 @@ def _nic(guest: Guest, key: str, name: str, parts: Dict[str, str], placed: Place
         vlan=int(tag) if re.fullmatch(r"\d+", tag) else None,
         trunk=trunk_of(parts.get("trunks")),
     )
-
-
-def _ask_agent(
-    session: ProxmoxSession, guest: Guest, by_mac: Mapping[str, str], warnings: List[str]
-) -> Tuple[SeenAddress, ...]:
-    """Return what a guest's agent tells of its addresses (GET .../agent/network-get-interfaces)."""
-    path = ("nodes", session.node, "qemu", guest.vmid, "agent", "network-get-interfaces")
-    try:
-        answer = session.ask("GET", path, {}).data
-    except (ReadError, ApplyError) as error:
-        if "not running" not in error.message:
-            warnings.append(f"the agent of VM {guest.name} does not answer: {error.message}")
-        return ()
-    found: List[SeenAddress] = []
-    for entry in (answer or {}).get("result") or ():
-        mac = str(entry.get("hardware-address") or "").lower()
-        if mac not in by_mac:
-            continue
-        for address in entry.get("ip-addresses") or ():
-            text = str(address.get("ip-address") or "")
-            if text and not text.lower().startswith("fe80:"):
-                found.append(SeenAddress(text, "agent", by_mac[mac]))
-    return tuple(found)

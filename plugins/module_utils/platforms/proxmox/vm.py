@@ -23,6 +23,7 @@ from ...model.network import VirtualNetwork
 from ...model.schema import ModelObject
 from ...model.types import show
 from ...transports.proxmox import Job, Task
+from .guest_agent import wait_for_addresses
 from .guests import UNFINISHED, Guest
 from .jobs import carry_out
 from .network import Placed
@@ -80,6 +81,7 @@ class ProxmoxVms(Interface):
             "vm.power.stopped",
             "vm.power.suspended",
             "vm.tags",
+            "vm.wait_for.address",
         }
     )
 
@@ -177,6 +179,18 @@ class ProxmoxVms(Interface):
             carry_out(self.platform.session, jobs)
         finally:
             self.platform.forget_guests()
+
+    def finish(self, changes: Sequence[Change], context: Context) -> None:
+        wait_for = context.operation.wait_for
+        names = {
+            str(change.after.name)
+            for change in changes
+            if isinstance(change.after, Vm) and change.after.power == "running"
+        }
+        if wait_for is None or not names:
+            return
+        guests = [guest for guest in self.platform.guests(names) if guest.name in names and not guest.template]
+        wait_for_addresses(self.platform.session, guests, float(wait_for.timeout or 300), context.progress)
 
     def _done(self, change: Change, context: Context) -> Job:
         context.begin(change)
