@@ -18,7 +18,10 @@ PAUSE = 1.0
 """Seconds between two attempts to reach the host."""
 
 MARGIN = 10.0
-"""Seconds that the host is given, after its timer has ended, to undo and be reachable again."""
+"""Seconds that the host is given, after its timer has ended, to undo, before it is asked whether it has."""
+
+PATIENCE = 45.0
+"""Seconds that it is asked for again where it does not answer: a busy host takes a while, and its answer is worth it."""
 
 HINT = "Correct what cuts off the controller and run again"
 
@@ -67,11 +70,19 @@ def _undone(
     sleep(max(0.0, float(guard["timeout"]) + MARGIN - (time.monotonic() - began)))
     names = shown(guard["guarded"])
     message = f"{names}: after the change the host could not be reached within {guard['timeout']} s ({reason})"
-    try:
-        reach("undone")
-    except UNREACHABLE:
-        return message, "It should have undone the change by itself, but does not answer yet; look at its console"
-    except GuardError as error:
-        # Nothing is left to undo, which is what a guard that has done its work says.
-        return f"{message}; {error.message}", HINT
-    return f"{message}; the host undid the change and answers again", HINT
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            reach("undone")
+        except UNREACHABLE:
+            if time.monotonic() + PAUSE > deadline:
+                return (
+                    message,
+                    "It should have undone the change by itself, but does not answer yet; look at its console",
+                )
+            sleep(PAUSE)
+        except GuardError as error:
+            # Nothing is left to undo, which is what a guard that has done its work says.
+            return f"{message}; {error.message}", HINT
+        else:
+            return f"{message}; the host undid the change and answers again", HINT

@@ -12,7 +12,7 @@ import pytest
 from ansible.errors import AnsibleConnectionFailure
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ConnectError, GuardError
-from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.confirmation import MARGIN, confirm
+from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.confirmation import MARGIN, PATIENCE, confirm
 
 GUARD = {"token": "t", "timeout": 30, "guarded": ["virtual_switch['br0']"]}
 
@@ -68,6 +68,27 @@ def test_the_host_comes_back_by_undoing(clock):
     assert "kvm1: virtual_switch['br0']: after the change the host could not be reached within 30 s" in sentence
     assert "the changes were undone at 12:00" in sentence
     assert "no route to host" in sentence
+
+
+def test_a_host_that_takes_a_while_to_undo_is_asked_again(clock):
+    def reach(state):
+        if state == "confirmed" or clock.now < 1000 + GUARD["timeout"] + MARGIN + 20:
+            raise ConnectError("Permission denied")
+        raise GuardError("the changes were undone at 12:00")
+
+    with pytest.raises(GuardError, match="the changes were undone at 12:00"):
+        confirm(GUARD, reach, clock.sleep)
+    assert clock.now < 1000 + GUARD["timeout"] + MARGIN + 25
+
+
+def test_a_host_that_never_answers_again_is_said_to(clock):
+    def reach(_state):
+        raise ConnectError("no route to host")
+
+    with pytest.raises(GuardError) as caught:
+        confirm(GUARD, reach, clock.sleep)
+    assert "look at its console" in caught.value.sentence("kvm1")
+    assert clock.now <= 1000 + GUARD["timeout"] + MARGIN + PATIENCE
 
 
 def test_the_host_is_told_to_undo_if_it_has_not(clock):
