@@ -136,6 +136,7 @@ def test_a_controller_that_is_killed_before_it_confirms_is_as_good_as_silence(
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
     assert OURS in host.run("ls", OURS)
+    deadline = time.monotonic() + SECONDS + 120
     while host.run("ls", OURS, check=False):
         assert time.monotonic() < deadline
         time.sleep(1)
