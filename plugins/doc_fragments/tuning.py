@@ -114,7 +114,8 @@ options:
       - never
   overcommit_ratio:
     description:
-      - How much of the memory, in percent, is promised at most with O(overcommit=never).
+      - How much of the memory, in percent, is promised at most. It counts with O(overcommit=never); the
+        kernel keeps it otherwise too.
       - Allowed is a whole number from 0 to 1000 (%).
       - A platform offers this by its capability C(tuning.overcommit).
     type: int

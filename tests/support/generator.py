@@ -177,7 +177,12 @@ class Generator:
             return self.value(type.type)
         if isinstance(type, Values):
             length = self.chooser.integer(type.minimum, min(type.maximum, type.minimum + 3))
-            return [self.value(type.type) for _number in range(length)]
+            # Nothing is listed twice, however it is written.
+            made: Dict[Any, Any] = {}
+            for _number in range(length):
+                value = self.value(type.type)
+                made.setdefault(type.type.parse(value), value)
+            return list(made.values())
         if isinstance(type, Nested):
             return self.item(type.cls)
         if isinstance(type, NestedList):

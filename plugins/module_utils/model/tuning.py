@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import Optional, Tuple
 
 from .schema import ModelObject, Nested, NestedList, Value, option
 from .types import Boolean, Choice, Integer, Pattern, Size
@@ -88,7 +88,8 @@ class Tuning(ModelObject):
     )
     overcommit_ratio: Optional[int] = option(
         Value(Integer(0, 1000, "%")),
-        "How much of the memory, in percent, is promised at most with O(overcommit=never).",
+        "How much of the memory, in percent, is promised at most. It counts with O(overcommit=never); the kernel keeps it "
+        "otherwise too.",
         capability="tuning.overcommit",
     )
     vm_memory_limit: Optional[int] = option(
@@ -96,7 +97,3 @@ class Tuning(ModelObject):
         "How much of the host's memory all VMs may take together, without hugepages; V(0) is no limit.",
         capability="tuning.overcommit",
     )
-
-    def check(self) -> Iterator[Tuple[str, str]]:
-        if self.overcommit_ratio is not None and self.overcommit not in (None, "never"):
-            yield "overcommit_ratio", "counts with overcommit: never only"
