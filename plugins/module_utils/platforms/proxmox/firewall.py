@@ -197,10 +197,9 @@ def parts_of(rule: FirewallRule) -> Iterator[Rule]:
         "enable": int(rule.enabled is not False),
         "log": "info" if rule.log else None,
     }
-    if rule.service:
-        services = [(protocol, ports) for protocol, ports in SERVICES[rule.service]]
-    else:
-        services = [(str(rule.protocol or "any"), tuple(rule.ports or ()))]
+    services = (
+        list(SERVICES[rule.service]) if rule.service else [(str(rule.protocol or "any"), tuple(rule.ports or ()))]
+    )
     for protocol, ports in services:
         word = PROTOCOLS.get(protocol, protocol)
         version = {"icmp": 4, "igmp": 4, "icmpv6": 6}.get(protocol)

@@ -41,7 +41,7 @@ def _shown(
     session: ProxmoxSession, guest: Guest, placed: Placed, sources: Collection[str], warnings: List[str]
 ) -> InventoryVm:
     config = guest.config
-    nics = [(key, name, parts) for key, name, parts in guest.nics()]
+    nics = list(guest.nics())
     by_mac = {parts["macaddr"].lower(): name for _key, name, parts in nics if parts.get("macaddr")}
     addresses: List[SeenAddress] = []
     hostname: Optional[str] = None

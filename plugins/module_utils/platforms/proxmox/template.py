@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from ...engine.change import Change
 from ...engine.platform import Context, Interface
-from ...errors import Problem
+from ...errors import ApplyError, Problem
 from ...model.compute import Template, TemplateSource
 from ...model.document import State
 from ...model.schema import ModelObject
@@ -176,8 +176,11 @@ class ProxmoxTemplates(Interface):
         image: Optional[Tuple[str, str]] = None
         if source.vm:
             origin = next(
-                guest for guest in self.platform.listed_guests() if guest.name == source.vm and not guest.template
+                (guest for guest in self.platform.listed_guests() if guest.name == source.vm and not guest.template),
+                None,
             )
+            if origin is None:
+                raise ApplyError(f"{template.place.field('source').field('vm').text}: VM {source.vm!r} is gone")
             params: Dict[str, Any] = {"full": 1, "storage": template.pool}
             guest, task = vms._new(("nodes", session.node, "qemu", origin.vmid, "clone"), "newid", params, what)
         else:
