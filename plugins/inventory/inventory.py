@@ -64,7 +64,7 @@ options:
       platform:
         description: The host's platform. The default is the inventory variable C(bareforge_platform).
         type: str
-        choices: [kvm]
+        choices: [kvm, proxmox]
       host:
         description: The host's name or address, where it is not O(hosts[].name).
         type: str
