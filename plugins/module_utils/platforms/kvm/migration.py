@@ -276,7 +276,8 @@ class KvmMigration(Interface):
                 yield f"disk {show(disk['name'])} lies in storage pool {show(disk['pool'])}, which the other host does not have"
         if any(disk["linked"] for disk in offer["disks"]) and not limits.full_copy:
             template = next((item for item in read_templates(self.where) if item.name == vm.template), None)
-            if template is None or _identity(template, self.where) != offer["template"]:
+            here = _identity(template, self.where) if template is not None else None
+            if here is None or here != offer["template"]:
                 yield (
                     f"is a linked clone of template {show(vm.template)}, and the other host does not have the same one; "
                     "import it there, or say full_copy: true"
@@ -831,16 +832,20 @@ def _folder(identifier: str) -> str:
     return os.path.join(FOLDER, identifier)
 
 
-def _identity(template: Any, where: Directories) -> Plain:
-    """Return what two templates must have in common for their linked clones to be alike."""
+def _identity(template: Any, where: Directories) -> Optional[Plain]:
+    """Return what two templates must have in common for their linked clones to be alike; None where that cannot be known.
+
+    Without the checksum of what it was made from, one image of the same size is not told from another.
+    """
     path = where.template_image(str(template.name))
-    source = template.source.to_document() if template.source is not None else {}
     header = disk_images.read_qcow2(path) if os.path.exists(path) else None
+    if header is None or not template.checksum:
+        return None
     return {
         "name": template.name,
-        "checksum": source.get("checksum"),
-        "size": header.size if header is not None else None,
-        "bytes": os.path.getsize(path) if os.path.exists(path) else None,
+        "checksum": template.checksum,
+        "size": header.size,
+        "bytes": os.path.getsize(path),
     }
 
 

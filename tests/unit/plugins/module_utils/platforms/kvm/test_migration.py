@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ApplyError
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.compute import Template
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import migration, migration_relay
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.domain_xml import parse
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.file_names import Directories, DiskFile
@@ -63,6 +64,21 @@ def test_a_vm_is_told_what_its_networks_and_disks_are_on_the_other_host() -> Non
     assert place.attrib == {"network": "br-data", "portgroup": "app"}
     assert root.find("devices/console/log").get("file") == Directories().console("web1")  # type: ignore[union-attr]
     assert root.find("seclabel") is None
+
+
+def test_templates_are_the_same_only_by_the_checksum_of_what_they_were_made_from(tmp_path: Path) -> None:
+    where = Directories(templates=str(tmp_path))
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", where.template_image("tiny"), "64M"], check=True)
+
+    def identity(checksum: str | None) -> Any:
+        template = Template.parse({"name": "tiny", "checksum": checksum} if checksum else {"name": "tiny"})
+        return migration._identity(template, where)
+
+    one, other = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+    assert identity(one) == identity(one)
+    assert identity(one) != identity(other)
+    # Made from a VM: the other host's may be anything of that name and size.
+    assert identity(None) is None
 
 
 @pytest.mark.parametrize("text", ["", "../../../etc", "a" * 31, "A" * 32, "a" * 31 + "/"])
