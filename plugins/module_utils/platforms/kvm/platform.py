@@ -10,12 +10,13 @@ from typing import Any, ContextManager, Dict
 
 from ...engine.platform import Guard, Platform
 from ...transports import libvirt
+from ..file_lock import LOCK_TIMEOUT
 from .access import KvmAccess
 from .firewall import KvmFirewall
 from .guard import KvmGuard
 from .hardening import KvmHardening
 from .host_facts import host_facts
-from .host_lock import LOCK_TIMEOUT, host_lock
+from .host_lock import host_lock
 from .inventory import KvmInventory
 from .maintenance import KvmMaintenance
 from .metrics import KvmMetrics

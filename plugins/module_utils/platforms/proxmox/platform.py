@@ -15,6 +15,7 @@ from ...errors import ReadError
 from ...model.document import State
 from ...model.types import show
 from ...transports.proxmox import ProxmoxSession, preload
+from ..file_lock import LOCK_TIMEOUT
 from .access import ProxmoxAccess
 from .backup import ProxmoxBackups
 from .firewall import ProxmoxFirewall
@@ -26,7 +27,7 @@ from .node_facts import node_facts
 from .node_network import NodeNetwork
 from .port_acl import ProxmoxPortAcls
 from .resource_pool import ProxmoxResourcePools
-from .run_lock import LOCK_TIMEOUT, run_lock
+from .run_lock import run_lock
 from .snapshot import ProxmoxSnapshots
 from .storage_pool import ProxmoxStoragePools
 from .system import ProxmoxSystem
