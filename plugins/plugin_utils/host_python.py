@@ -29,7 +29,7 @@ from ansible.plugins.loader import become_loader, connection_loader
 from ansible.template import Templar
 
 from ansible_collections.bareforge.hypervisor.plugins import module_utils
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.inventory import MARK
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.answering import MARK
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import (
     AuthenticateError,
     BareforgeError,
@@ -51,8 +51,9 @@ archive = os.memfd_create("bareforge")
 with os.fdopen(archive, "wb", closefd=False) as file:
     file.write(base64.b64decode(ARCHIVE))
 sys.path.insert(0, "/proc/self/fd/%d" % archive)
-from {package}.boundary.{entry} import main
-main(json.loads(base64.b64decode(REQUEST)))
+from {package}.boundary.answering import main
+from {package}.boundary.{entry} import answer
+main(answer, json.loads(base64.b64decode(REQUEST)))
 """
 
 
@@ -73,9 +74,10 @@ def archive() -> bytes:
 
 
 def program(request: Mapping[str, Any], entry: str = "inventory") -> bytes:
-    """Return the program that answers a request, by a module of `boundary`.
+    """Return the program that answers a request.
 
-    What a user has said is in it as base64 of JSON, never as source."""
+    entry: the module of `boundary` whose `answer` it is. What a user has said is in it as base64 of JSON, never as source.
+    """
     data = {"ARCHIVE": archive(), "REQUEST": json.dumps(request).encode()}
     literals = "".join(f'{name} = "{base64.b64encode(content).decode()}"\n' for name, content in data.items())
     return (literals + PROGRAM.format(package=PACKAGE, entry=entry)).encode()

@@ -6,15 +6,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any, List, Mapping
 
 from ..model.schema import Plain
-from .code_cache import use_code_cache
-
-MARK = "BAREFORGE-INVENTORY "
-"""What the line with the answer begins with, since a login shell may print lines of its own."""
 
 
 def answer(request: Mapping[str, Any]) -> Plain:
@@ -35,11 +29,3 @@ def answer(request: Mapping[str, Any]) -> Plain:
         return {"error": {"phase": error.phase, "message": error.sentence()}}
     except Exception as error:  # noqa: BLE001 - the one boundary: whatever it is, the controller is told in one sentence
         return {"error": {"phase": "internal", "message": f"{type(error).__name__}: {error}"}}
-
-
-def main(request: Mapping[str, Any]) -> None:
-    """Answer a request on the host: print the answer as one line of JSON."""
-    use_code_cache()
-    text = json.dumps(answer(request))
-    sys.stdout.write(f"\n{MARK}{text}\n")
-    sys.stdout.flush()

@@ -6,14 +6,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from typing import Any, Mapping
 
 from ..model.schema import Plain
-from .code_cache import use_code_cache
-from .inventory import MARK
 
 
 def answer(request: Mapping[str, Any]) -> Plain:
@@ -36,11 +32,3 @@ def answer(request: Mapping[str, Any]) -> Plain:
         return {"result": step(request)}
     except Exception as error:  # noqa: BLE001 - the one boundary: whatever it is, the controller is told in one sentence
         return {"failure": failure(error, int(request.get("verbosity") or 0))}
-
-
-def main(request: Mapping[str, Any]) -> None:
-    """Answer a request on the host: print the answer as one line of JSON."""
-    use_code_cache()
-    text = json.dumps(answer(request))
-    sys.stdout.write(f"\n{MARK}{text}\n")
-    sys.stdout.flush()
