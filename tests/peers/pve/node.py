@@ -104,36 +104,4 @@ class NodeState:
     async def _hosts_update(self, v: Any, user: str) -> None:
         if v.get("digest") and v["digest"] != self._hosts_digest():
             raise die("detected modified configuration - file changed by other user? Try again.")
-        self.told: dict[str, Any] = {
-            "/access/tfa": [
-                {
-                    "userid": "root@pam",
-                    "entries": [{"id": "1", "type": "totp", "created": 1, "description": "", "enable": 1}],
-                }
-            ],
-            "/nodes/{node}/apt/repositories": {
-                "digest": "0" * 64,
-                "errors": [],
-                "files": [],
-                "infos": [],
-                "standard-repos": [
-                    {"handle": "enterprise", "name": "Enterprise", "status": 1},
-                    {"handle": "no-subscription", "name": "No-Subscription"},
-                    {"handle": "test", "name": "Test"},
-                ],
-            },
-            "/nodes/{node}/apt/update": [],
-            "/nodes/{node}/certificates/info": [
-                {
-                    "filename": "pve-ssl.pem",
-                    "issuer": "/CN=Proxmox Virtual Environment",
-                    "notafter": 4102444800,
-                    "public-key-type": "rsaEncryption",
-                    "public-key-bits": 2048,
-                }
-            ],
-            "/cluster/options": {},
-            "/cluster/backup": [],
-            "/cluster/backup-info/not-backed-up": [],
-        }
         self.hosts_file = v["data"]

@@ -114,9 +114,6 @@ class KvmMaintenance(MaintenanceTarget):
         host_files.remove_file(RECORD_FILE)
         return changes
 
-    def recover(self) -> None:
-        """Nothing: what a killed run has left is what the next one goes on from."""
-
     def _for_each(self, vms: Sequence[Plain], do: Callable[[Plain, Any], None]) -> None:
         """Do something with each VM's domain, several at once. Raises ApplyError with all that failed, after all were tried."""
 
