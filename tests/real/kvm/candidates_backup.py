@@ -389,7 +389,7 @@ def ended_meanwhile(arguments: Any, how: str) -> Any:
     """Make a backup of a VM that is ended once QEMU copies it."""
     from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
     from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import backup, vm
+    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import backup, domains
     from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
 
     wait = backup._Making._wait
@@ -397,7 +397,7 @@ def ended_meanwhile(arguments: Any, how: str) -> Any:
     def end_and_wait(self: Any, domain: Any) -> None:
         domain.destroy()
         if how == "removed":
-            vm._undefine(domain, vm.Directories())
+            domains.undefine(domain, domains.Directories())
         wait(self, domain)
 
     backup._Making._wait = end_and_wait

@@ -278,7 +278,7 @@ class Restoring:
         except BaseException:
             with contextlib.suppress(session.library().libvirtError):
                 if domain is not None:
-                    _undefine(domain)
+                    domains.undefine(domain, self.where)
             shutil.rmtree(directory, ignore_errors=True)
             raise
         if prepared.vm.autostart:
@@ -429,11 +429,6 @@ class Restoring:
         return shown
 
 
-def _undefine(domain: Any) -> None:
-    libvirt = session.library()
-    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM)
-
-
 def _converter(source: str, thick: bool) -> Callable[[str], None]:
     return lambda partial: disk_images.convert(source, "qcow2", partial, preallocate=thick, foreign=False)
 
@@ -488,20 +483,15 @@ def restored_xml(source: str, order: Order, where: Directories, switches: Mappin
         for element in domain.findall("genid"):
             domain.remove(element)
         domain_xml.forget_addresses(domain)
-    for element in domain.findall("seclabel"):
-        domain.remove(element)
     _mark(domain, order.entry.id if is_other else None)
     devices = domain.find("devices")
     if devices is None:
         devices = ElementTree.SubElement(domain, "devices")
     for element in devices.findall("disk"):
         _set_disk(element, name, where)
-    for element in devices.findall("interface"):
-        _set_interface(element, name, is_other, switches)
-    for element in [*devices.findall("serial"), *devices.findall("console")]:
-        log = element.find("log")
-        if log is not None:
-            log.set("file", where.console(name))
+    domain_xml.settle_on_host(domain, switches, where)
+    for element in devices.findall("interface") if is_other else ():
+        _set_interface(element, name)
     for element in devices.findall("channel"):
         for bound in element.findall("source") if element.get("type") == "unix" else ():
             element.remove(bound)  # libvirt's own, with the name of the VM in it
@@ -528,31 +518,20 @@ def _mark(domain: Element, identifier: Optional[str]) -> None:
         ElementTree.SubElement(holder, MARK_TAG, {"id": identifier})
 
 
-def _alias(element: Element) -> str:
-    alias = element.find("alias")
-    return str(alias.get("name", "")) if alias is not None else ""
-
-
 def _set_disk(element: Element, name: str, where: Directories) -> None:
-    alias, source = _alias(element), element.find("source")
-    prefix = domain_xml.disk_alias("")
+    disk, source = domain_xml.disk_of(element), element.find("source")
     if source is None:
         return
-    if alias.startswith(prefix):
-        source.set("file", where.disk(name, alias[len(prefix) :]))
-    elif alias == domain_xml.SEED_ALIAS:
+    if disk is not None:
+        source.set("file", where.disk(name, disk))
+    elif domain_xml.alias_of(element) == domain_xml.SEED_ALIAS:
         source.set("file", where.seed(name))
 
 
-def _set_interface(element: Element, name: str, is_other: bool, switches: Mapping[str, str]) -> None:
-    alias = _alias(element)
-    nic = alias[len(domain_xml.nic_alias("")) :] if alias.startswith(domain_xml.nic_alias("")) else ""
-    source = element.find("source")
-    network = source.get("portgroup") if source is not None else None
-    if source is not None and network in switches:
-        source.set("network", switches[str(network)])
-    if not is_other:
-        return
+def _set_interface(element: Element, name: str) -> None:
+    """Give the adapter of another VM an address and a device of its own."""
+    alias, prefix = domain_xml.alias_of(element), domain_xml.nic_alias("")
+    nic = alias[len(prefix) :] if alias.startswith(prefix) else ""
     if not nic:
         # One that somebody else has added: libvirt chooses an address and a device for it.
         for tag in ("mac", "target"):

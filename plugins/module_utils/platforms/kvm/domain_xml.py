@@ -282,6 +282,33 @@ def forget_addresses(domain: Element) -> None:
         element.text = json.dumps(known, sort_keys=True)
 
 
+def disk_of(element: Element) -> Optional[str]:
+    """Return which disk of the model a <disk> is, None for what is none of them, such as the seed."""
+    alias, prefix = alias_of(element), disk_alias("")
+    return alias[len(prefix) :] if alias.startswith(prefix) else None
+
+
+def settle_on_host(domain: Element, switches: Mapping[str, str], where: Directories) -> None:
+    """Let a domain that comes from elsewhere, or from before, find what this host has.
+
+    switches: the switch of each network here. where: for the log of its console.
+    """
+    for element in domain.findall("seclabel"):
+        domain.remove(element)
+    for element in domain.findall("devices/interface"):
+        source = element.find("source")
+        network = source.get("portgroup") if source is not None else None
+        if source is not None and network in switches:
+            source.set("network", switches[str(network)])
+            # What it was plugged into while it ran.
+            for attribute in ("bridge", "portid"):
+                source.attrib.pop(attribute, None)
+    for element in [*domain.findall("devices/serial"), *domain.findall("devices/console")]:
+        log = element.find("log")
+        if log is not None:
+            log.set("file", where.console(str(domain.findtext("name"))))
+
+
 def say_full_clone(domain: Element) -> None:
     """Let the metadata of a domain say that its disks refer to no template any more."""
     element = domain.find(f"metadata/{METADATA_TAG}")
@@ -537,13 +564,14 @@ def _merge_smm(domain: Element, on: bool) -> None:
         _add(features, "smm", state="on")
 
 
-def _alias(element: Element) -> str:
+def alias_of(element: Element) -> str:
+    """Return the alias of a device, empty where it has none."""
     alias = element.find("alias")
     return alias.get("name", "") if alias is not None else ""
 
 
 def _by_alias(devices: Element, tag: str) -> Dict[str, Element]:
-    return {_alias(element): element for element in devices.findall(tag) if _alias(element).startswith("ua-")}
+    return {alias_of(element): element for element in devices.findall(tag) if alias_of(element).startswith("ua-")}
 
 
 def _target(element: Element) -> str:
@@ -600,7 +628,7 @@ def _merge_cdrom(devices: Element, vm: Vm) -> None:
         return
     taken = {_target(element) for element in devices.findall("disk")}
     new = _cdrom_element(vm.cdrom, _next_target(Disk(bus="sata"), taken))
-    seeds = [number for number, element in enumerate(devices) if _alias(element) == SEED_ALIAS]
+    seeds = [number for number, element in enumerate(devices) if alias_of(element) == SEED_ALIAS]
     devices.insert(seeds[0] if seeds else len(devices), new)
 
 
@@ -637,7 +665,7 @@ def find_device(xml: str, alias: str) -> Optional[Element]:
     """Return the device of a domain that has an alias, or None."""
     devices = parse(xml).find("devices")
     for element in devices if devices is not None else ():
-        if _alias(element) == alias:
+        if alias_of(element) == alias:
             return element
     return None
 

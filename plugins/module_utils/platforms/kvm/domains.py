@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import shutil
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -16,6 +17,8 @@ from ...errors import ApplyError
 from ...model.operation import Operation
 from ...model.types import show
 from ...transports import libvirt as session
+from . import domain_xml
+from .file_names import Directories
 
 POLL_SECONDS = 0.5
 # A guest that is booting has nobody who hears the power button yet, so it is pressed again.
@@ -198,6 +201,23 @@ def start(domain: Any, name: str, paused: bool = False) -> None:
         if domain.isActive():
             _destroy(domain)  # crashed and kept
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+
+
+def undefine(domain: Any, where: Directories) -> None:
+    """Undefine a domain that is off, with all that libvirt keeps of it. libvirt's exceptions pass."""
+    libvirt = session.library()
+    if not domain_xml.has_tpm(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
+        # It had one once; libvirt removes the state of the TPM that it has.
+        state = where.tpm_state(domain.UUIDString())
+        if os.path.isdir(state):
+            shutil.rmtree(state)
+    domain.undefineFlags(
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        | libvirt.VIR_DOMAIN_UNDEFINE_TPM
+    )
 
 
 def console_end(path: str) -> str:

@@ -110,6 +110,10 @@ class Directories:
         """Return the path of what says that a VM is on its way here from another host."""
         return os.path.join(self.images, vm, ".receiving")
 
+    def sending(self, vm: str) -> str:
+        """Return the path of what says that a VM is on its way from here to another host."""
+        return os.path.join(self.images, vm, ".sending")
+
     def disk(self, vm: str, disk: str) -> str:
         """Return the path of a VM's disk."""
         return os.path.join(self.images, vm, f"{disk}.qcow2")

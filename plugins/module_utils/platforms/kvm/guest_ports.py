@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-from ...errors import ApplyError
 from ...model.network import SwitchSecurity, VirtualNetwork, VirtualSwitch
 from ...model.types import range_bounds
 from ...transports import nftables
 from . import guest_ports_hook, host_devices, libvirt_networks, linux_bridge, port_acl
 from .guest_ports_hook import POLICIES, TABLE, chains_of, filter_commands, is_filtered
-from .host_files import read_file, read_json, remove_file, write_atomically, write_json
+from .host_files import read_file, read_json, remove_file, source_of, write_atomically, write_json
 from .libvirt_networks import GuestPort
 from .linux_bridge import PortVlans, Wanted
 from .systemd import run_command
@@ -83,14 +82,6 @@ def policies_of(networks: Iterable[VirtualNetwork], switches: Mapping[str, Virtu
     return found
 
 
-def _source() -> str:
-    loader: Any = guest_ports_hook.__loader__
-    source = loader.get_source(guest_ports_hook.__name__)
-    if not source:
-        raise ApplyError("the source of the hook for ports of VMs is not at hand")
-    return str(source)
-
-
 def are_in_use() -> bool:
     """Return whether the hook tells anything to any port."""
     return read_file(f"{FOLDER}/{POLICIES}") is not None
@@ -102,7 +93,7 @@ def are_stored(policies: Policies) -> bool:
         return read_file(f"{FOLDER}/{POLICIES}") is None
     return (
         read_json(f"{FOLDER}/{POLICIES}") == policies
-        and read_file(f"{FOLDER}/{SCRIPT}") == _source().encode("utf-8")
+        and read_file(f"{FOLDER}/{SCRIPT}") == source_of(guest_ports_hook)
         and port_acl.hook_is_installed(HOOK_FILE, HOOK_TEXT)
     )
 
@@ -116,7 +107,7 @@ def store(policies: Policies) -> None:
         for path in (f"{FOLDER}/{POLICIES}", f"{FOLDER}/{SCRIPT}", HOOK_FILE):
             remove_file(path)
         return
-    write_atomically(f"{FOLDER}/{SCRIPT}", _source().encode("utf-8"), 0o644)
+    write_atomically(f"{FOLDER}/{SCRIPT}", source_of(guest_ports_hook), 0o644)
     write_json(f"{FOLDER}/{POLICIES}", policies, 0o644)
     port_acl.install_hook(HOOK_FILE, HOOK_TEXT)
 

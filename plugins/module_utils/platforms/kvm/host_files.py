@@ -93,3 +93,11 @@ def _sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def source_of(module: Any) -> bytes:
+    """Return the source of a module that is run on the host by others, such as a hook. Raises ApplyError."""
+    source = module.__loader__.get_source(module.__name__)
+    if not source:
+        raise ApplyError(f"the source of {module.__name__} is not at hand")
+    return str(source).encode("utf-8")

@@ -26,15 +26,14 @@ import socket
 import threading
 import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
-from xml.etree import ElementTree
 
 from ...engine.platform import Interface
 from ...errors import ApplyError, NotSupportedError, Problem, ValidateError, VerifyError
 from ...model.compute import Vm
+from ...model.document import State
 from ...model.firewall import PortAcl
 from ...model.network import HostInterface
 from ...model.schema import Path, Plain
-from ...model.storage import StoragePool
 from ...model.types import show
 from ...transports import libvirt as session
 from ..linux.authorized_keys import Account, with_line, without_line
@@ -50,7 +49,6 @@ RELAY = "relay.py"
 CONNECTIONS = "connections.json"
 KEY = "key"
 KNOWN_HOSTS = "known_hosts"
-SENDING = ".sending"
 # QEMU's own range (qemu.conf: migration_port_min, migration_port_max).
 PORTS = range(49152, 49216)
 SOCKETS = ("/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock")
@@ -105,11 +103,11 @@ class KvmMigration(Interface):
         """
         with session.translated(_place(name)):
             domain = domains.find(session.connection(), name)
-            if domain is not None and os.path.exists(os.path.join(self.where.vm(name), SENDING)):
+            if domain is not None and os.path.exists(self.where.sending(name)):
                 _wait_for_job(domain)
                 domain = domains.find(session.connection(), name)
             if domain is None:
-                return {"present": False, "left": os.path.exists(os.path.join(self.where.vm(name), SENDING))}
+                return {"present": False, "left": os.path.exists(self.where.sending(name))}
             return {"present": True, **self._offered(name, domain)}
 
     def _offered(self, name: str, domain: Any) -> Plain:
@@ -213,17 +211,17 @@ class KvmMigration(Interface):
         """
         vm = self._vm(offer)
         name = str(vm.name)
+        state = self.platform.read(["vm", "virtual_network", "host_interface", "storage_pool"])
+        switches = {str(network.name): str(network.switch) for network in state["virtual_network"].values()}
         with session.translated(_place(name)):
-            problems = [Problem(_place(name), text) for text in self._objections(vm, offer, limits)]
+            problems = [Problem(_place(name), text) for text in self._objections(vm, offer, limits, state, switches)]
         if problems:
             raise ValidateError(problems)
-        switches = self._switches()
-        files = self._disk_files(offer)
-        keep = bool(limits.full_copy)
+        files = self._disk_files(offer, state)
         return {
-            "address": self._address(),
-            "xml": arriving_xml(str(offer["xml"]), switches, files, self.where, keep),
-            "config": arriving_xml(str(offer["config"]), switches, files, self.where, keep),
+            "address": _migration_address(state),
+            "xml": arriving_xml(str(offer["xml"]), switches, files, self.where, limits.full_copy),
+            "config": arriving_xml(str(offer["config"]), switches, files, self.where, limits.full_copy),
         }
 
     def _vm(self, offer: Mapping[str, Any]) -> Vm:
@@ -232,47 +230,34 @@ class KvmMigration(Interface):
             raise AssertionError("not reached: not isinstance(vm, Vm)")
         return vm
 
-    def _switches(self) -> Dict[str, str]:
-        networks = self.platform.read(["virtual_network"])["virtual_network"].values()
-        return {str(network.name): str(network.switch) for network in networks}
-
-    def _places(self) -> Directories:
-        pools = self.platform.read(["storage_pool"])
-        places = self.platform.owner("storage_pool").places(pools)
-        return dataclasses.replace(self.where, places=places)
-
-    def _disk_files(self, offer: Mapping[str, Any]) -> Dict[str, DiskFile]:
-        where = self._places()
+    def _disk_files(self, offer: Mapping[str, Any], pools: State) -> Dict[str, DiskFile]:
+        where = dataclasses.replace(self.where, places=self.platform.owner("storage_pool").places(pools))
         return {
             str(disk["name"]): where.disk_file(str(offer["vm"]["name"]), str(disk["name"]), disk["pool"])
             for disk in offer["disks"]
         }
 
-    def _address(self) -> Optional[str]:
-        interfaces = self.platform.read(["host_interface"])["host_interface"].values()
-        for interface in interfaces:
-            if isinstance(interface, HostInterface) and "migration" in (interface.roles or ()):
-                for address in interface.addresses or ():
-                    return str(address).partition("/")[0]
-        return None
-
-    def _objections(self, vm: Vm, offer: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    def _objections(
+        self, vm: Vm, offer: Mapping[str, Any], limits: Limits, state: State, switches: Mapping[str, str]
+    ) -> Iterator[str]:
         name = str(vm.name)
         connection = session.connection()
         mine = self._received(name) is not None
         if domains.find(connection, name) is not None and not mine:
             yield "there is a VM of this name on the other host"
-        others = self.platform.read(["vm"])["vm"]
-        macs = {nic.mac: other.name for other in others.values() if other.name != name for nic in other.nics or ()}
-        networks = self._switches()
+        macs = {
+            nic.mac: other.name
+            for other in state["vm"].values()
+            if isinstance(other, Vm) and other.name != name
+            for nic in other.nics or ()
+        }
         for nic in vm.nics or ():
-            if nic.network not in networks:
+            if nic.network not in switches:
                 yield f"NIC {show(nic.name)} needs network {show(nic.network)}, which the other host does not have"
             if nic.mac in macs:
                 yield f"the MAC address {nic.mac} of NIC {show(nic.name)} is taken there by VM {show(macs[nic.mac])}"
-        pools = self.platform.read(["storage_pool"])["storage_pool"]
         for disk in offer["disks"]:
-            if disk["pool"] and not isinstance(pools.get((disk["pool"],)), StoragePool):
+            if disk["pool"] and (disk["pool"],) not in state["storage_pool"]:
                 yield f"disk {show(disk['name'])} lies in storage pool {show(disk['pool'])}, which the other host does not have"
         if any(disk["linked"] for disk in offer["disks"]) and not limits.full_copy:
             template = next((item for item in read_templates(self.where) if item.name == vm.template), None)
@@ -310,7 +295,7 @@ class KvmMigration(Interface):
         user = _login_user()
         self.forget(name)
         directory = self.where.vm(name)
-        files = self._disk_files(offer)
+        files = self._disk_files(offer, self.platform.read(["storage_pool"]))
         disk_images.make_directory(self.where.images, 0o711)
         disk_images.make_directory(self.where.consoles, 0o755)
         disk_images.make_directory(directory, 0o711)
@@ -440,7 +425,7 @@ class KvmMigration(Interface):
             paths = domain_xml.disk_paths(domain.XMLDesc(0)).values()
         directory = self.where.vm(name)
         outside = [path for path in paths if os.path.dirname(path) != directory]
-        host_files.write_json(os.path.join(directory, SENDING), {"id": identifier, "outside": outside})
+        host_files.write_json(self.where.sending(name), {"id": identifier, "outside": outside})
 
     def _connect(self, received: Mapping[str, Any], there: Mapping[str, Any], identifier: str, limits: Limits) -> None:
         folder = _folder(identifier)
@@ -627,69 +612,47 @@ class KvmMigration(Interface):
             if domain is not None:
                 if domain.isActive():
                     raise ApplyError(f"{_place(name)} runs on the other host already")
-                libvirt = session.library()
-                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM)
-            directory = self.where.vm(name)
-            volumes.clean_up(directory, whole=False)
-            # The mark goes last, so that a run that is killed here is finished by the next.
-            for entry in os.listdir(directory):
-                if entry != os.path.basename(self.where.receiving(name)):
-                    os.unlink(os.path.join(directory, entry))
-            shutil.rmtree(directory)
+                domains.undefine(domain, self.where)
+            _remove_directory(self.where.vm(name), self.where.receiving(name))
             self.platform.owner("port_acl").recover()
 
     # On the host that the VM has left
 
     def release(self, name: str, identifier: str) -> Plain:
-        """Remove what a VM has left that has moved, or what a migration that failed needs no more. Raises ApplyError."""
-        directory = self.where.vm(name)
-        known = host_files.read_json(os.path.join(directory, SENDING))
-        _stop(identifier or (str(known.get("id")) if isinstance(known, dict) else ""))
-        if isinstance(known, dict) and str(known.get("id")) != identifier:
-            _stop(str(known.get("id")))
-        host_files.remove_file(os.path.join(directory, SENDING))
+        """Take back the connections of a migration that failed. Raises ApplyError.
+
+        What says that a VM is on its way stays where it is here no more: it has moved all the same, and has left its disks.
+        """
+        for known in {identifier, str((self._sent(name) or {}).get("id"))}:
+            _stop(known)
+        with session.translated(_place(name)):
+            if domains.find(session.connection(), name) is not None:
+                host_files.remove_file(self.where.sending(name))
         return {}
 
     def leave(self, name: str) -> Plain:
         """Remove a VM that the other host has: its definition, its disks, its ACLs. Raises ApplyError."""
-        libvirt = session.library()
-        directory = self.where.vm(name)
-        if host_files.read_json(os.path.join(directory, SENDING)) is None:
+        known = self._sent(name)
+        if known is None:
             return {}
         with session.translated(_place(name)), host_files.translated(_place(name)):
             domain = domains.find(session.connection(), name)
-            paths: List[str] = []
             if domain is not None:
                 if domain.isActive():
                     raise ApplyError(f"{_place(name)} runs here, and it is on the other host too")
-                paths = list(domain_xml.disk_paths(domain.XMLDesc(0)).values())
                 checkpoints.forget_all(domain, [])
-            left = self._left(name, paths)
-            volumes.write_journal(directory, [volumes.file_at(path) for path in left])
+            directory = self.where.vm(name)
+            volumes.write_journal(directory, [volumes.file_at(str(path)) for path in known["outside"]])
             if domain is not None:
-                domain.undefineFlags(
-                    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-                    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-                    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-                    | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-                )
-            volumes.clean_up(directory, whole=False)
-            known = host_files.read_json(os.path.join(directory, SENDING))
-            for entry in os.listdir(directory):
-                if entry != SENDING:
-                    os.unlink(os.path.join(directory, entry))
-            shutil.rmtree(directory)
-            if isinstance(known, dict):
-                _stop(str(known.get("id")))
+                domains.undefine(domain, self.where)
+            _remove_directory(directory, self.where.sending(name))
+            _stop(str(known["id"]))
             self.platform.owner("port_acl").recover()
         return {}
 
-    def _left(self, name: str, paths: Sequence[str]) -> List[str]:
-        """Return the disks of a VM that lie outside of its directory; of one that libvirt has undefined, as it was noted."""
-        if paths:
-            return [path for path in paths if os.path.dirname(path) != self.where.vm(name)]
-        known = host_files.read_json(os.path.join(self.where.vm(name), SENDING))
-        return [str(path) for path in known.get("outside", [])] if isinstance(known, dict) else []
+    def _sent(self, name: str) -> Optional[Plain]:
+        found = host_files.read_json(self.where.sending(name))
+        return found if isinstance(found, dict) else None
 
     def recover(self) -> None:
         """Remove what is here of VMs that have not come, and that nobody sends any more. Raises ApplyError, ReadError."""
@@ -749,6 +712,17 @@ class KvmMigration(Interface):
         raise NotSupportedError([Problem("step", f"there is no step {show(step)}")])
 
 
+def _remove_directory(directory: str, mark: str) -> None:
+    """Remove a VM's disks; its mark goes last, so that a run that is killed here is finished by the next."""
+    volumes.clean_up(directory, whole=False)
+    for entry in list(os.scandir(directory)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif entry.path != mark:
+            os.unlink(entry.path)
+    shutil.rmtree(directory)
+
+
 class _Moving(threading.Thread):
     """A call of libvirt that lasts, in a thread of its own."""
 
@@ -774,39 +748,28 @@ def arriving_xml(
     files: what each disk is there. full_copy: whether it is no linked clone any more.
     """
     domain = domain_xml.parse(source)
-    for element in domain.findall("seclabel"):
-        domain.remove(element)
-    devices = domain.find("devices")
-    for element in devices.findall("disk") if devices is not None else ():
-        alias, place = _alias(element), element.find("source")
+    for element in domain.findall("devices/disk"):
         for backing in element.findall("backingStore"):
             element.remove(backing)
-        name = alias[len(domain_xml.disk_alias("")) :] if alias.startswith(domain_xml.disk_alias("")) else None
-        if place is not None and name in files:
-            file = files[str(name)]
+        place, file = element.find("source"), files.get(domain_xml.disk_of(element) or "")
+        if place is not None and file is not None:
             for attribute in ("file", "dev"):
                 place.attrib.pop(attribute, None)
             element.set("type", "block" if file.is_block else "file")
             place.set("dev" if file.is_block else "file", file.path)
-    for element in devices.findall("interface") if devices is not None else ():
-        place = element.find("source")
-        network = place.get("portgroup") if place is not None else None
-        if place is not None and network in switches:
-            place.set("network", switches[str(network)])
-            place.attrib.pop("bridge", None)
-            place.attrib.pop("portid", None)
-    for element in [*devices.findall("serial"), *devices.findall("console")] if devices is not None else ():
-        log = element.find("log")
-        if log is not None:
-            log.set("file", where.console(str(domain.findtext("name"))))
+    domain_xml.settle_on_host(domain, switches, where)
     if full_copy:
         domain_xml.say_full_clone(domain)
     return domain_xml.to_text(domain)
 
 
-def _alias(element: ElementTree.Element) -> str:
-    alias = element.find("alias")
-    return str(alias.get("name", "")) if alias is not None else ""
+def _migration_address(state: State) -> Optional[str]:
+    """Return the address that is kept for migrations, None where there is none."""
+    for interface in state["host_interface"].values():
+        if isinstance(interface, HostInterface) and "migration" in (interface.roles or ()):
+            for address in interface.addresses or ():
+                return str(address).partition("/")[0]
+    return None
 
 
 def _place(name: str) -> str:
@@ -906,12 +869,8 @@ def _unit(identifier: str) -> str:
 
 def _serve(identifier: str, connections: Sequence[Plain], seconds: int) -> None:
     """Let systemd carry connections for so many seconds at most."""
-    loader: Any = migration_relay.__loader__
-    source = loader.get_source(migration_relay.__name__)
-    if not source:
-        raise ApplyError("the source of the relay is not at hand")
     folder = _folder(identifier)
-    host_files.write_atomically(os.path.join(folder, RELAY), str(source).encode("utf-8"), 0o644)
+    host_files.write_atomically(os.path.join(folder, RELAY), host_files.source_of(migration_relay), 0o644)
     host_files.write_json(os.path.join(folder, CONNECTIONS), list(connections))
     run_command(
         [

@@ -674,7 +674,7 @@ class KvmVms(Interface):
         if operation.delete_disks and os.path.isdir(directory):
             volumes.write_journal(directory, [volumes.file_at(path) for path in paths])
             _touch(os.path.join(directory, MARK_REMOVING))
-        _undefine(domain, self.where)
+        domains.undefine(domain, self.where)
         if operation.delete_disks:
             volumes.clean_up(directory, whole=False)
             shutil.rmtree(directory, ignore_errors=False) if os.path.isdir(directory) else None
@@ -757,22 +757,6 @@ def resolve(vm: Vm, template: Optional[Template]) -> Vm:
     )
 
 
-def _undefine(domain: Any, where: Directories) -> None:
-    libvirt = session.library()
-    if not domain_xml.has_tpm(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
-        # It had one once; libvirt removes the state of the TPM that it has.
-        state = where.tpm_state(domain.UUIDString())
-        if os.path.isdir(state):
-            shutil.rmtree(state)
-    domain.undefineFlags(
-        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-        | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-    )
-
-
 def _is_whole(connection: Any, name: str, marks: Sequence[str], where: Directories) -> bool:
     """Return whether a VM with a mark is one that stays; one that was being made and never ran is taken back.
 
@@ -784,7 +768,7 @@ def _is_whole(connection: Any, name: str, marks: Sequence[str], where: Directori
     if domain.isActive():
         return True
     if MARK_MAKING in marks:
-        _undefine(domain, where)
+        domains.undefine(domain, where)
         return False
     if MARK_RESTARTING in marks:
         domains.start(domain, name)  # it ran before it was stopped for a change

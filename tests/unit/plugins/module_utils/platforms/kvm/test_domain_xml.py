@@ -261,7 +261,7 @@ def test_a_cdrom_drive_stands_before_the_seed_and_stays_when_its_medium_goes() -
     made = to_xml(dataclasses.replace(vm, cdrom="/srv/a.iso"))
     for xml in (inserted, made):
         drives = list(ElementTree.fromstring(xml).iterfind("devices/disk[@device='cdrom']"))
-        assert [domain_xml._alias(drive) for drive in drives] == ["ua-CDROM", "ua-SEED"]
+        assert [domain_xml.alias_of(drive) for drive in drives] == ["ua-CDROM", "ua-SEED"]
         assert domain_xml.read_xml(xml, xml, HOST).cdrom == "/srv/a.iso"
     taken_out = domain_xml.merge(made, dataclasses.replace(vm, cdrom=""), {}, HOST, WHERE)
     drive = domain_xml.find_device(taken_out, "ua-CDROM")

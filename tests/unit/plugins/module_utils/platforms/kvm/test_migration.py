@@ -24,6 +24,8 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.compute
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import migration, migration_relay
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.domain_xml import parse
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.file_names import Directories, DiskFile
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.transports import libvirt as session
+from support.libvirt_in_memory import Domain, Host, Library
 
 XML = """\
 <domain type='kvm'>
@@ -223,3 +225,20 @@ def test_a_service_is_talked_to_in_both_directions(relays: Relays, tmp_path: Pat
 def test_the_key_is_for_nothing_else(word: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert migration_relay.connect(str(tmp_path), word) == 2
     assert "migration" in capfd.readouterr().err
+
+
+def test_where_it_has_moved_all_the_same_its_disks_are_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host()
+    monkeypatch.setitem(sys.modules, "libvirt", Library(host))  # type: ignore[arg-type]
+    session.close()
+    interface = migration.KvmMigration(None, Directories(images=str(tmp_path)))
+    mark = tmp_path / "web1" / ".sending"
+    mark.parent.mkdir()
+    mark.write_text('{"id": "x", "outside": []}', encoding="utf-8")
+    interface.release("web1", "")
+    assert mark.exists()
+    host.domains["web1"] = Domain(host, "<domain><name>web1</name><uuid>1</uuid></domain>")
+    interface.release("web1", "")
+    assert not mark.exists()
