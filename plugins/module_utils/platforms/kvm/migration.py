@@ -623,7 +623,7 @@ class KvmMigration(Interface):
 
         What says that a VM is on its way stays where it is here no more: it has moved all the same, and has left its disks.
         """
-        for known in {identifier, str((self._sent(name) or {}).get("id"))}:
+        for known in sorted({identifier, str((self._sent(name) or {}).get("id"))}):
             _stop(known)
         with session.translated(_place(name)):
             if domains.find(session.connection(), name) is not None:
