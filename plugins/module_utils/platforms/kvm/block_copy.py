@@ -169,7 +169,9 @@ class _Daemon:
             self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
-                stream.close()
+                # What a daemon that has ended did not take is still in the buffer.
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
     def _read(self) -> Dict[str, Any]:
         line = _stream(self._process.stdout).readline()

@@ -165,3 +165,22 @@ def test_the_daemon_ends_with_whoever_was_killed(disk: Path, tmp_path: Path) -> 
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert list(block_copy.bitmaps(str(disk))) == ["first"]
+
+
+DAEMON_THAT_ENDS = """#!/bin/sh
+exec 0<&-
+echo '{"QMP": {}}'
+echo "Failed to get shared lock" >&2
+exit 1
+"""
+
+
+def test_a_daemon_that_ends_while_it_is_asked_is_told_in_its_words(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "daemon"
+    program.write_text(DAEMON_THAT_ENDS)
+    program.chmod(0o755)
+    monkeypatch.setattr(block_copy, "PROGRAM", str(program))
+    with pytest.raises(ImageError, match="Failed to get shared lock"):
+        block_copy.copy_disks([DiskCopy(str(disk), str(tmp_path / "copy"))], None)
