@@ -75,6 +75,8 @@ def main() -> int:
         "pytest",
         "--quiet",
         "-ra",
+        f"--numprocesses={min(2, os.cpu_count() or 1)}",
+        "--dist=worksteal",
         f"--junitxml={options.junitxml}",
         "-o",
         "junit_suite_name=python3.9",
