@@ -50,11 +50,12 @@ vms:
       type: str
       sample: web1
     managed:
-      description: Whether it was made by this collection. Of others only what the host tells of every VM is known.
+      description:
+        - Whether it was made by this collection. On a KVM host, only what libvirt tells of every VM is known of others.
       type: bool
     vm:
       description: The VM as the option C(vms) of M(bareforge.hypervisor.vm) accepts it.
-      returned: for VMs that were made by this collection
+      returned: for VMs that were made by this collection, on Proxmox VE for all
       type: dict
     state:
       description: What it does, in the host's words.
@@ -79,12 +80,12 @@ vms:
       sample: {eth0: [10.10.0.11/24]}
     nics:
       description: The C(name), C(mac) and, on the host, C(tap) of each NIC.
-      returned: for VMs that were made by this collection
+      returned: for VMs that were made by this collection, on Proxmox VE for all
       type: list
       elements: dict
     disks:
-      description: The C(name), C(path), C(size) and C(used), in MiB, of each disk.
-      returned: for VMs that were made by this collection
+      description: The C(name), C(path) (a volume of a storage on Proxmox VE), C(size) and C(used), in MiB, of each disk.
+      returned: for VMs that were made by this collection, on Proxmox VE for all
       type: list
       elements: dict
     snapshots:
@@ -96,7 +97,7 @@ vms:
       type: int
     console:
       description: Where its serial console is written to on the host.
-      returned: for VMs that were made by this collection
+      returned: for VMs of KVM hosts that were made by this collection
       type: str
 phase:
   description:

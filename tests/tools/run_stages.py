@@ -234,7 +234,7 @@ STAGES: dict[str, Callable[[], list[Check]]] = {
 CONCURRENT = frozenset({"lint"})
 # What CI runs, in this order. The stages on real hosts have not been seen green as a whole yet and are run by whoever
 # touches the platform: docs/testing.md says what was seen of them.
-ALL = ("lint", "unit", "sanity", "build")
+ALL = ("lint", "unit", "sanity", "build", "molecule:proxmox")
 
 RUNNING: set[subprocess.Popen[bytes]] = set()
 

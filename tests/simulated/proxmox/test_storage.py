@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ApplyError
@@ -265,3 +267,28 @@ def test_back_to_a_snapshot(node):
     platform.owner("snapshot").revert("a", "before", False)
     platform.close()
     assert int(node.vm("a").config["memory"]) == 128
+
+
+def test_a_pool_of_the_same_task_takes_what_lies_in_it(node):
+    files = {"name": "files", "type": "dir", "path": "/srv/files", "content": ["disks", "backups", "templates"]}
+    disk = {"name": "root", "size": 64, "pool": "files"}
+    vm = {"name": "web", "power": "stopped", "memory": {"size": 64}, "disks": [disk]}
+    template = {"name": "tiny", "source": {"url": IMAGE}, "checksum": CHECKSUM, "pool": "files"}
+    node.peer.storages["local"]["content"] = "iso"
+    node.settle({"storage_pools": [files], "vms": [vm], "templates": [template]})
+    # In a folder disks are files, of which QEMU takes qcow2 by our choice.
+    assert re.fullmatch(r"files:\d+/vm-\d+-disk-0\.qcow2,size=64M", node.vm("web").config["virtio0"])
+    node.settle({"storage_pools": [{"name": "more", "type": "dir", "path": "/srv/more", "content": ["backups"]}]})
+    node.settle({"backups": [{"vm": "web", "name": "first", "target": "more"}]})
+
+
+def test_a_pool_of_the_same_task_takes_only_what_it_says(node):
+    files = {"name": "files", "type": "dir", "path": "/srv/files", "content": ["backups"]}
+    vm = {
+        "name": "web",
+        "power": "stopped",
+        "memory": {"size": 64},
+        "disks": [{"name": "root", "size": 64, "pool": "files"}],
+    }
+    problems = node.problems({"storage_pools": [files], "vms": [vm]})
+    assert problems == {"vm['web'].disks['root'].pool": "'files' takes no disks; it holds backup"}

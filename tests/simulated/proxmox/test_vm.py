@@ -485,3 +485,25 @@ def test_absent_and_unknown_things(node):
     with pytest.raises(ValidateError, match="there is no virtual network 'nowhere'"):
         node.apply({"vms": [vm(nics=[{"name": "e0", "network": "nowhere"}])]})
     assert node.apply({"vms": [{"name": "never", "state": "absent"}]})["changes"] == []
+
+
+def test_what_vms_do_right_now(based):
+    nic = {"name": "e0", "network": "app", "mac": "52:54:00:00:00:09"}
+    based.apply({"vms": [vm("web", power="running", nics=[nic], disks=[{"name": "root", "size": 64}]), vm("off")]})
+    based.apply({"snapshots": [{"vm": "off", "name": "fresh"}]})
+    address = {"ip-address": "192.0.2.9", "ip-address-type": "ipv4", "prefix": 24}
+    local = {"ip-address": "fe80::1", "ip-address-type": "ipv6", "prefix": 64}
+    interface = {"name": "eth0", "hardware-address": "52:54:00:00:00:09", "ip-addresses": [address, local]}
+    based.vm("web").agent = {"interfaces": [interface]}
+    platform = based.platform()
+    try:
+        off, web = sorted(platform.owner("vm").describe(), key=lambda entry: entry["name"])
+        only = platform.owner("vm").describe(["off"])
+    finally:
+        platform.close()
+    assert (web["state"], web["power"], web["addresses"]) == ("running", "running", {"e0": ["192.0.2.9/24"]})
+    assert web["nics"] == [{"name": "e0", "mac": "52:54:00:00:00:09", "tap": f"tap{based.vm('web').vmid}i0"}]
+    assert web["disks"][0]["path"].startswith("local-lvm:") and web["disks"][0]["size"] == 64
+    assert web["vm"]["nics"][0]["network"] == "app" and isinstance(web["process"], int)
+    assert (off["state"], off["snapshots"], off["process"]) == ("stopped", ["fresh"], None)
+    assert [entry["name"] for entry in only] == ["off"]

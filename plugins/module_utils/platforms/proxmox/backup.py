@@ -39,7 +39,7 @@ class ProxmoxBackups(Interface):
 
     def read(self, kinds: Collection[str], names: Mapping[str, Collection[str]]) -> State:
         session = self.platform.session
-        pools = self._pools()
+        pools = _pools(self.platform.storages())
         reads = [Read(("nodes", session.node, "storage", pool, "content"), {"content": "backup"}) for pool in pools]
         by_id = {guest.vmid: guest.name for guest in self.platform.listed_guests()}
         found: Dict[Any, ModelObject] = {}
@@ -52,18 +52,11 @@ class ProxmoxBackups(Interface):
                     self._volumes[backup.key] = str(entry["volid"])
         return {"backup": found}
 
-    def _pools(self) -> List[str]:
-        return [
-            name
-            for name, entry in sorted(self.platform.storages().items())
-            if entry.get("active") and "backup" in str(entry.get("content", "")).split(",")
-        ]
-
     def validate(self, change: Change, context: Context) -> Iterable[Problem]:
         backup = change.after
         if not isinstance(backup, Backup) or change.before is not None:
             return
-        pools = self._pools()
+        pools = _pools(self.platform.storages_to_be(context))
         if backup.target not in pools:
             there = ", ".join(pools) or "none"
             yield Problem(
@@ -102,6 +95,14 @@ class ProxmoxBackups(Interface):
                 path = ("nodes", session.node, "storage", volume.partition(":")[0], "content", volume)
                 yield Task(str(session.ask("DELETE", path, {}).data or ""), str(change))
             context.done(change)
+
+
+def _pools(storages: Mapping[str, Any]) -> List[str]:
+    return [
+        name
+        for name, entry in sorted(storages.items())
+        if entry.get("active") and "backup" in str(entry.get("content", "")).split(",")
+    ]
 
 
 def _note(backup: Backup) -> str:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, List, Mapping, Sequence, Tuple
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 from ...engine.inventory import SeenAddress
 from ...errors import ApplyError, ReadError
@@ -51,15 +51,27 @@ def wait_for_addresses(
 def ask_agent(
     session: ProxmoxSession, guest: Guest, by_mac: Mapping[str, str], warnings: List[str]
 ) -> Tuple[SeenAddress, ...]:
-    """Return what a guest's agent tells of its addresses (GET .../agent/network-get-interfaces)."""
+    """Return what a guest's agent tells of its addresses, without their prefixes."""
+    told = tell_addresses(session, guest, by_mac, warnings)
+    return tuple(SeenAddress(address, "agent", name) for name, address, _prefix in told)
+
+
+def tell_addresses(
+    session: ProxmoxSession, guest: Guest, by_mac: Mapping[str, str], warnings: List[str]
+) -> List[Tuple[str, str, Optional[int]]]:
+    """Return (adapter, address, length of its prefix) for what a guest's agent tells; link-local addresses of IPv6 are left out.
+
+    by_mac: the names of the adapters that are wanted, by MAC address. warnings: what an agent answers instead is added here.
+    (GET .../agent/network-get-interfaces)
+    """
     path = ("nodes", session.node, "qemu", guest.vmid, "agent", "network-get-interfaces")
     try:
         answer = session.ask("GET", path, {}).data
     except (ReadError, ApplyError) as error:
         if "not running" not in error.message:
             warnings.append(f"the agent of VM {guest.name} does not answer: {error.message}")
-        return ()
-    found: List[SeenAddress] = []
+        return []
+    found: List[Tuple[str, str, Optional[int]]] = []
     for entry in (answer or {}).get("result") or ():
         mac = str(entry.get("hardware-address") or "").lower()
         if mac not in by_mac:
@@ -67,5 +79,5 @@ def ask_agent(
         for address in entry.get("ip-addresses") or ():
             text = str(address.get("ip-address") or "")
             if text and not text.lower().startswith("fe80:"):
-                found.append(SeenAddress(text, "agent", by_mac[mac]))
-    return tuple(found)
+                found.append((by_mac[mac], text, int(address["prefix"]) if address.get("prefix") is not None else None))
+    return found

@@ -26,7 +26,7 @@ class Guest:
     """A VM or template.
 
     status: `running` or `stopped`. paused: whether its processors are stopped while it runs.
-    config: its configuration as it is in force. pending: whether some of it waits for the next start.
+    pid: the process that runs it. config: its configuration as it is in force.
     description: the user's part of it. facts: what we keep there.
     """
 
@@ -36,6 +36,7 @@ class Guest:
     paused: bool = False
     template: bool = False
     lock: Optional[str] = None
+    pid: Optional[int] = None
     tags: Tuple[str, ...] = ()
     config: Dict[str, Any] = field(default_factory=dict)
     description: Optional[str] = None
@@ -50,6 +51,16 @@ class Guest:
     def is_unfinished(self) -> bool:
         """Whether it is what a run has not finished making."""
         return self.name.startswith(UNFINISHED)
+
+    @property
+    def state(self) -> str:
+        """What it does, in PVE's words."""
+        return "paused" if self.runs and self.paused else self.status
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether PVE asks an agent in it."""
+        return split(self.config.get("agent"), "enabled").get("enabled") == "1"
 
     def take(self, config: Dict[str, Any]) -> None:
         """Take over a configuration that was read."""
@@ -112,6 +123,7 @@ def list_guests(session: ProxmoxSession) -> List[Guest]:
                 paused=str(entry.get("qmpstatus", "")) in ("paused", "suspended"),
                 template=bool(entry.get("template")),
                 lock=entry.get("lock"),
+                pid=int(entry["pid"]) if entry.get("pid") else None,
                 tags=tuple(sorted(part for part in re.split(r"[;,\s]+", str(entry.get("tags") or "")) if part)),
             )
             for entry in entries

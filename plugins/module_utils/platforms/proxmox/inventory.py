@@ -45,8 +45,7 @@ def _shown(
     by_mac = {parts["macaddr"].lower(): name for _key, name, parts in nics if parts.get("macaddr")}
     addresses: List[SeenAddress] = []
     hostname: Optional[str] = None
-    has_agent = split(config.get("agent"), "enabled").get("enabled") == "1"
-    if "agent" in sources and guest.runs and not guest.paused and has_agent:
+    if "agent" in sources and guest.runs and not guest.paused and guest.has_agent:
         told = ask_agent(session, guest, by_mac, warnings)
         addresses.extend(told)
     if "document" in sources:
@@ -58,7 +57,7 @@ def _shown(
     return InventoryVm(
         name=guest.name,
         power="suspended" if guest.runs and guest.paused else "running" if guest.runs else "stopped",
-        state="paused" if guest.paused else guest.status,
+        state=guest.state,
         uuid=split(config.get("smbios1"), "uuid").get("uuid"),
         managed=bool(guest.facts),
         template=guest.facts.get("template"),

@@ -10,9 +10,10 @@ import ipaddress
 import socket
 from typing import Any, Collection, ContextManager, Dict, FrozenSet, List, Mapping, Optional, Set
 
-from ...engine.platform import Platform
+from ...engine.platform import Context, Platform
 from ...errors import ReadError
 from ...model.document import State
+from ...model.storage import StoragePool
 from ...model.types import show
 from ...transports.proxmox import ProxmoxSession, preload
 from ..file_lock import LOCK_TIMEOUT
@@ -29,7 +30,7 @@ from .port_acl import ProxmoxPortAcls
 from .resource_pool import ProxmoxResourcePools
 from .run_lock import run_lock
 from .snapshot import ProxmoxSnapshots
-from .storage_pool import ProxmoxStoragePools
+from .storage_pool import ProxmoxStoragePools, storage_entry
 from .system import ProxmoxSystem
 from .template import ProxmoxTemplates
 from .vm import ProxmoxVms
@@ -176,6 +177,21 @@ class ProxmoxPlatform(Platform):
             entries = self.session.get("nodes", self.session.node, "storage", enabled=True)
             self._storages = {str(entry["storage"]): entry for entry in entries}
         return self._storages
+
+    def forget_storages(self) -> None:
+        """Say that storages have changed, so that they are read anew."""
+        self._storages = None
+
+    def storages_to_be(self, context: Context) -> Mapping[str, Mapping[str, Any]]:
+        """Return the storages that this task will find when it comes to what lies in them: those that it makes are among them."""
+        known = context.before.get("storage_pool", {})
+        wanted = context.wanted.get("storage_pool", {})
+        gone = {item.label for key, item in known.items() if key not in wanted}
+        found = {name: entry for name, entry in self.storages().items() if name not in gone}
+        for key, pool in wanted.items():
+            if isinstance(pool, StoragePool) and pool != known.get(key):
+                found[pool.label] = {**found.get(pool.label, {}), **storage_entry(pool)}
+        return found
 
     def resource_pool_of(self, vmid: int) -> Optional[str]:
         """Return the pool that a guest is in."""

@@ -152,6 +152,12 @@ class ProxmoxStoragePools(Interface):
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def apply(self, changes: Sequence[Change], context: Context) -> None:
+        try:
+            self._apply(changes, context)
+        finally:
+            self.platform.forget_storages()
+
+    def _apply(self, changes: Sequence[Change], context: Context) -> None:
         session = self.platform.session
         for change in changes:
             context.begin(change)
@@ -221,6 +227,13 @@ class ProxmoxStoragePools(Interface):
         if pool.autostart is False:
             params["disable"] = 1
         return {name: value for name, value in params.items() if value is not None}
+
+
+def storage_entry(pool: StoragePool) -> Dict[str, Any]:
+    """Return what a storage that is yet to be made will look like among those of the node (GET /nodes/{node}/storage)."""
+    words = ("images",) if pool.content is None else tuple(CONTENT[content] for content in pool.content)
+    usable = int(pool.autostart is not False)
+    return {"type": TYPES[str(pool.type)], "content": ",".join(words), "active": usable, "enabled": usable}
 
 
 def _words(text: Any) -> List[str]:

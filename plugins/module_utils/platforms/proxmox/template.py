@@ -83,10 +83,10 @@ class ProxmoxTemplates(Interface):
             if clones:
                 yield Problem(place.text, f"cannot go, since VMs are linked clones of it: {', '.join(sorted(clones))}")
             return
-        for field, message in self._problems(template, change.before):
+        for field, message in self._problems(template, change.before, self.platform.storages_to_be(context)):
             yield Problem(place.inner(field).text, message)
 
-    def _problems(self, template: Template, before: Any) -> Iterable[Tuple[str, str]]:
+    def _problems(self, template: Template, before: Any, storages: Mapping[str, Any]) -> Iterable[Tuple[str, str]]:
         if not is_free_of_notes(template.description):
             yield "description", "is taken for notes of ours"
         if before is not None:
@@ -107,7 +107,6 @@ class ProxmoxTemplates(Interface):
         if other is not None:
             yield "name", f"{show(template.name)} is taken: {other}"
         source = template.source or TemplateSource()
-        storages = self.platform.storages()
         if template.pool and "images" not in str(storages.get(template.pool, {}).get("content", "")).split(","):
             yield "pool", f"{show(template.pool)} takes no disks on this node"
         elif not template.pool and default_pool(storages) is None:
@@ -115,7 +114,7 @@ class ProxmoxTemplates(Interface):
         if source.url:
             if not source.url.startswith(("http://", "https://")):
                 yield "source.url", f"{show(source.url)} is none that a node fetches; allowed are http and https"
-            if self._import_storage() is None:
+            if _import_storage(storages) is None:
                 yield "source.url", "no storage of the node takes images to import; give one the content templates"
             if _format_of(source) not in FORMATS:
                 yield (
@@ -130,12 +129,6 @@ class ProxmoxTemplates(Interface):
                 yield "source.vm", f"{show(source.vm)} runs; stop it first"
             elif guest is not None and template.firmware != ("uefi" if guest.config.get("bios") == "ovmf" else "bios"):
                 yield "firmware", f"is {show(template.firmware)}, and VM {show(source.vm)} boots otherwise"
-
-    def _import_storage(self) -> Optional[str]:
-        for name, entry in sorted(self.platform.storages().items()):
-            if entry.get("active") and "import" in str(entry.get("content", "")).split(","):
-                return name
-        return None
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -184,7 +177,7 @@ class ProxmoxTemplates(Interface):
             params: Dict[str, Any] = {"full": 1, "storage": template.pool}
             guest, task = vms._new(("nodes", session.node, "qemu", origin.vmid, "clone"), "newid", params, what)
         else:
-            image = (str(self._import_storage()), _file_of(template))
+            image = (str(_import_storage(self.platform.storages())), _file_of(template))
             algorithm, _colon, digest = str(template.checksum).partition(":")
             params = {
                 "content": "import",
@@ -236,6 +229,13 @@ class ProxmoxTemplates(Interface):
             efi = {"file": f"{pool}:1", "efitype": "4m", "pre-enrolled-keys": 0, "format": "qcow2" if files else None}
             params.update(bios="ovmf", machine="q35", efidisk0=join(efi, "file"))
         return params
+
+
+def _import_storage(storages: Mapping[str, Any]) -> Optional[str]:
+    for name, entry in sorted(storages.items()):
+        if entry.get("active") and "import" in str(entry.get("content", "")).split(","):
+            return name
+    return None
 
 
 def _facts(template: Template) -> Dict[str, Any]:

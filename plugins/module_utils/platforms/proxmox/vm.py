@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any, Collection, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, Collection, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ...engine.change import POWER_CYCLE, Change
 from ...engine.platform import Context, Interface
@@ -22,11 +22,12 @@ from ...model.document import State
 from ...model.network import VirtualNetwork
 from ...model.schema import ModelObject
 from ...model.types import show
-from ...transports.proxmox import Job, Task
-from .guest_agent import wait_for_addresses
+from ...transports.proxmox import Job, Read, Task
+from .guest_agent import adapters_by_mac, tell_addresses, wait_for_addresses
 from .guests import UNFINISHED, Guest
 from .jobs import carry_out
 from .network import Placed
+from .property_strings import mebibytes, split
 from .vm_checks import problems_of
 from .vm_config import NO_LINKED_CLONES, Wanted, describe
 
@@ -105,6 +106,59 @@ class ProxmoxVms(Interface):
             found[(guest.name,)] = describe(guest, placed, self.platform.resource_pool_of(guest.vmid))
         return {"vm": found}
 
+    def describe(self, names: Optional[Collection[str]] = None) -> List[Dict[str, Any]]:
+        """Return the VMs of the node with what they do right now, for vm_info.
+
+        names: the VMs that are wanted; all where None. Addresses are those that the agents of guests tell.
+        Raises ReadError, ConnectError or AuthenticateError.
+        """
+        session = self.platform.session
+        placed = Placed(self.platform.network())
+        guests = [
+            guest
+            for guest in self.platform.guests(names)
+            if guest.config
+            and not guest.template
+            and not guest.is_unfinished
+            and (names is None or guest.name in names)
+        ]
+        snapshots = session.get_many([Read(self._path(guest.vmid, "snapshot")) for guest in guests])
+        told: List[Dict[str, Any]] = []
+        for guest, entries in zip(guests, snapshots):
+            vm = describe(guest, placed, self.platform.resource_pool_of(guest.vmid))
+            addresses: Dict[str, List[str]] = {str(nic.name): [] for nic in vm.nics or ()}
+            for name, address, prefix in self._told_by(guest):
+                addresses[name].append(address if prefix is None else f"{address}/{prefix}")
+            told.append(
+                {
+                    "name": guest.name,
+                    "managed": bool(guest.facts),
+                    "vm": vm.to_document(),
+                    "state": guest.state,
+                    "power": vm.power,
+                    "uuid": split(guest.config.get("smbios1"), "uuid").get("uuid"),
+                    "autostart": bool(vm.autostart),
+                    "persistent": True,
+                    "addresses": addresses,
+                    "nics": [
+                        {"name": name, "mac": (parts.get("macaddr") or "").lower(), "tap": f"tap{guest.vmid}i{key[3:]}"}
+                        for key, name, parts in guest.nics()
+                    ],
+                    "disks": [
+                        {"name": name, "path": parts["file"], "size": mebibytes(parts.get("size")), "used": None}
+                        for _key, name, parts in guest.disks()
+                    ],
+                    "snapshots": sorted(str(entry["name"]) for entry in entries if entry["name"] != "current"),
+                    "process": guest.pid if guest.runs else None,
+                }
+            )
+        return told
+
+    def _told_by(self, guest: Guest) -> List[Any]:
+        if not guest.runs or guest.paused or not guest.has_agent:
+            return []
+        return tell_addresses(self.platform.session, guest, adapters_by_mac(guest), [])
+
     def hidden(self, kind: str, key: Any) -> Optional[str]:
         return self.platform.elsewhere(str(key[0]))
 
@@ -150,7 +204,8 @@ class ProxmoxVms(Interface):
                 yield Problem(place.field("name").text, f"{show(name)} is taken: {other}")
         before = change.before if isinstance(change.before, Vm) else None
         template = self.platform.template(vm.template) if before is None and vm.template else None
-        for field, message in problems_of(vm, before, guest, template, self.platform.storages(), context):
+        storages = self.platform.storages_to_be(context)
+        for field, message in problems_of(vm, before, guest, template, storages, context):
             yield Problem(place.inner(field).text, message)
 
     def needs(self, change: Change, context: Context) -> FrozenSet[str]:
@@ -211,7 +266,7 @@ class ProxmoxVms(Interface):
             raise ReadError(f"VM {show(change.item.label)} is not there any more")
         return guest
 
-    def _path(self, vmid: int, *more: Any) -> Sequence[Any]:
+    def _path(self, vmid: int, *more: Any) -> Tuple[Any, ...]:
         return ("nodes", self.platform.session.node, "qemu", vmid, *more)
 
     def _make(self, vm: Vm, context: Context) -> Job:
