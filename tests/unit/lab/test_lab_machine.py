@@ -39,7 +39,7 @@ def values(argv: list[str], option: str) -> list[str]:
 
 def test_svm_is_emulated_where_there_is_no_kvm() -> None:
     argv = command()
-    assert values(argv, "-accel") == ["tcg,thread=multi"]
+    assert values(argv, "-accel") == ["tcg,thread=single"]
     assert values(argv, "-cpu") == ["EPYC,+svm,+npt"]
 
 
