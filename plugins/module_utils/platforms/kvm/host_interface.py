@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The host's own interface on a virtual network: an internal port of Open vSwitch that systemd-networkd configures."""
+"""The host's own interface on a virtual network: an internal port of Open vSwitch with addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...errors import ValidateError
 from ...model.network import HostInterface, Route, VirtualNetwork
 from ...model.schema import shown_as
 from ...transports.ovsdb import Row, a_map, a_set, kept, unkept, uuid
-from . import host_devices, networkd
+from . import host_devices, renderer_of_host
 from .host_devices import HostAddresses
 from .open_vswitch import INTERFACE_KEY, BridgeRow, Edit, InterfaceRow, PortRow, Switches
 from .virtual_network import vlans_of, without_open_fields
@@ -76,7 +76,8 @@ def describe(
     routes: returns whether the host routes between interfaces as it was asked to.
     """
     placed = network is not None and network.switch == bridge.name and is_on(port, without_open_fields(network))
-    written = networkd.is_written(port.name, networkd.interface_file(asked))
+    renderer = renderer_of_host.renderer()
+    written = renderer.are_written(renderer.interface_files(asked))
     return shown(asked, host, routes, placed, written)
 
 

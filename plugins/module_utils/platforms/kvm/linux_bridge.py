@@ -4,7 +4,7 @@
 
 """Switches that are bridges of the kernel, with VLAN filtering, and the host's interfaces on them.
 
-systemd-networkd makes them, now and at boot. The file that makes a bridge, or an interface, holds the object as it was
+What keeps the host's interfaces makes them, now and at boot. The file that makes a bridge, or an interface, holds the object as it was
 asked for; it is written first and removed last, so that what a killed run has left is found by the next. An interface
 of the host is one end of a veth pair whose other end is a port: so it is like the internal port of Open vSwitch, and
 several can be on one network.
@@ -14,73 +14,40 @@ An untagged frame is in VLAN 1 inside the bridge, since it has no VLAN 0 (bridge
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Mapping, Optional, Set, Tuple, Type
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Type
 
 from ...errors import ReadError, ValidateError
 from ...model.network import Bond, HostInterface, KvmSwitch, VirtualNetwork, VirtualSwitch
 from ...model.schema import shown_as
-from ...model.types import range_bounds
-from . import host_devices, networkd
+from . import host_devices, renderer_of_host
+from .bridge_ports import (
+    DEFAULT_MTU,
+    EVERY_VLAN,
+    LAST_VLAN,
+    MODES,
+    PortVlans,
+    Wanted,
+    bond_of,
+    is_linux,
+    port_of,
+    spans,
+    vlans_of,
+)
 from .guest_ports_hook import UNTAGGED
 from .host_files import read_file
 from .libvirt_networks import LibvirtNetwork
-from .networkd import Section
+from .network_renderer import Files
 from .systemd import run_command
 
-NETDEV = ".netdev"
-DEFAULT_MTU = 1500
-MODES = {"active_backup": "active-backup", "balance_tcp": "802.3ad", "balance_xor": "balance-xor"}
+__all__ = ["EVERY_VLAN", "Files", "PortVlans", "Wanted", "bond_of", "is_linux", "port_of", "vlans_of"]
+
 _WORDS = {mode: word for word, mode in MODES.items()}
-_RECORD = "# Asked for: "
-_LAST_VLAN = 4094
-
-Files = Dict[Tuple[str, str], bytes]
-"""What files of networkd hold, by device and suffix."""
-
-
-def is_linux(switch: Any) -> bool:
-    """Return whether a switch is to be a bridge of the kernel."""
-    kvm = getattr(switch, "kvm", None)
-    return kvm is not None and kvm.implementation == "linux_bridge"
-
-
-def bond_of(switch: str) -> str:
-    """Return the name of the device that bonds a switch's uplinks."""
-    return f"bfb{_digest(switch)}"
-
-
-def port_of(interface: str) -> str:
-    """Return the name of the bridge's end of an interface of the host."""
-    return f"bfp{_digest(interface)}"
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 # -- VLANs of ports ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PortVlans:
-    """What a port carries: the VLAN of untagged frames, and those that are carried tagged."""
-
-    native: Optional[int] = None
-    tagged: FrozenSet[int] = frozenset()
-
-
-EVERY_VLAN = PortVlans(UNTAGGED, frozenset(range(2, _LAST_VLAN + 1)))
-
-
-def vlans_of(network: VirtualNetwork) -> PortVlans:
-    """Return what a port on a network carries. network: complete."""
-    tagged = {number for first, last in map(range_bounds, network.trunk or ()) for number in range(first, last + 1)}
-    return PortVlans(network.vlan or UNTAGGED, frozenset(tagged))
 
 
 def read_vlans() -> Dict[str, PortVlans]:
@@ -118,41 +85,14 @@ def change_lines(port: str, present: PortVlans, wanted: PortVlans, isolated: boo
         going.add(present.native)
     # A VLAN that was carried otherwise is taken away first, since adding it would keep its flags.
     going |= {present.native} & set(wanted.tagged) if present.native is not None else set()
-    lines += [f"vlan del dev {port} vid {_span(span)}" for span in _spans(going)]
+    lines += [f"vlan del dev {port} vid {span}" for span in spans(going)]
     if wanted.native is not None and (present.native != wanted.native or wanted.native in going):
         lines.append(f"vlan add dev {port} vid {wanted.native} pvid untagged")
     coming = set(wanted.tagged) - (set(present.tagged) - going)
-    lines += [f"vlan add dev {port} vid {_span(span)}" for span in _spans(coming)]
+    lines += [f"vlan add dev {port} vid {span}" for span in spans(coming)]
     if is_isolated(port) != isolated:
         lines.append(f"link set dev {port} isolated {'on' if isolated else 'off'}")
     return lines
-
-
-def _spans(numbers: Iterable[int]) -> List[Tuple[int, int]]:
-    found: List[Tuple[int, int]] = []
-    for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found
-
-
-def _span(span: Tuple[int, int]) -> str:
-    return str(span[0]) if span[0] == span[1] else f"{span[0]}-{span[1]}"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a port should carry, and whether it is isolated."""
-
-    vlans: PortVlans
-    isolated: bool = False
-
-    @classmethod
-    def on(cls, network: VirtualNetwork) -> Wanted:
-        """Return what a port on a network should be. network: complete."""
-        return cls(vlans_of(network), bool(network.isolated))
 
 
 def put_ports(wanted: Mapping[str, Wanted]) -> None:
@@ -170,78 +110,10 @@ def put_ports(wanted: Mapping[str, Wanted]) -> None:
 
 # -- Files -------------------------------------------------------------------------------------------------------------
 
-_NO_ADDRESSES = [
-    ("DHCP", "no"),
-    ("LinkLocalAddressing", "no"),
-    ("IPv6AcceptRA", "no"),
-    ("ConfigureWithoutCarrier", "yes"),
-]
-
-
-def _record(document: Dict[str, Any], kind: str) -> str:
-    return f"{_RECORD}{json.dumps({kind: document}, sort_keys=True)}"
-
-
-def _vlan_sections(vlans: PortVlans) -> List[Section]:
-    native = [("PVID", str(vlans.native)), ("EgressUntagged", str(vlans.native))]
-    return [("BridgeVLAN", native), *(("BridgeVLAN", [("VLAN", _span(span))]) for span in _spans(vlans.tagged))]
-
 
 def switch_files(switch: VirtualSwitch) -> Files:
     """Return the files of a switch, those of its uplinks among them, the one that makes it first. switch: complete."""
-    name, mtu = str(switch.name), str(switch.mtu or DEFAULT_MTU)
-    uplinks, bond = switch.uplinks or (), switch.bond
-    document = switch.to_document()
-    settings = [
-        ("VLANFiltering", "no" if switch.vlan_aware is False else "yes"),
-        # A port that nobody has told a VLAN carries nothing.
-        ("DefaultPVID", "none"),
-        ("STP", "no"),
-        # Without it a port learns for 15 s before it passes anything on, even without STP.
-        ("ForwardDelaySec", "0"),
-        ("MulticastSnooping", "no"),
-    ]
-    link = [("RequiredForOnline", "no"), ("MTUBytes", mtu)]
-    files: Files = {
-        (name, NETDEV): networkd.file_of(
-            [("NetDev", [("Name", name), ("Kind", "bridge"), ("MTUBytes", mtu)]), ("Bridge", settings)],
-            _record(document, "virtual_switch"),
-        ),
-        (name, networkd.NETWORK): networkd.file_of(
-            [("Match", [("Name", name)]), ("Link", link), ("Network", _NO_ADDRESSES)]
-        ),
-    }
-
-    def port(device: str, *more: Section) -> bytes:
-        sections = [
-            ("Match", [("Name", device)]),
-            ("Link", link),
-            ("Network", [*_NO_ADDRESSES, ("Bridge", name)]),
-            *_vlan_sections(EVERY_VLAN),
-        ]
-        return networkd.file_of([*sections, *more])
-
-    if len(uplinks) > 1 and bond is not None:
-        device = bond_of(name)
-        options = [("Mode", MODES[bond.mode or "active_backup"]), ("MIIMonitorSec", "100ms")]
-        if bond.mode != "active_backup":
-            options.append(("TransmitHashPolicy", "layer3+4"))
-        if bond.mode == "balance_tcp":
-            options.append(("LACPTransmitRate", "fast"))
-        files[device, NETDEV] = networkd.file_of([("NetDev", [("Name", device), ("Kind", "bond")]), ("Bond", options)])
-        files[device, networkd.NETWORK] = port(device)
-        for uplink in uplinks:
-            primary = [("PrimarySlave", "yes")] if bond.primary == uplink else []
-            files[uplink, networkd.NETWORK] = networkd.file_of(
-                [
-                    ("Match", [("Name", uplink)]),
-                    ("Link", link),
-                    ("Network", [*_NO_ADDRESSES, ("Bond", device), *primary]),
-                ]
-            )
-    for uplink in uplinks if len(uplinks) == 1 else ():
-        files[uplink, networkd.NETWORK] = port(uplink)
-    return files
+    return renderer_of_host.renderer().linux_switch_files(switch)
 
 
 def interface_files(interface: HostInterface, network: VirtualNetwork, mac: str) -> Files:
@@ -249,31 +121,12 @@ def interface_files(interface: HostInterface, network: VirtualNetwork, mac: str)
 
     interface, network: complete. mac: its address.
     """
-    name, mtu = str(interface.name), str(interface.mtu or DEFAULT_MTU)
-    port = port_of(name)
-    made = [
-        ("NetDev", [("Name", name), ("Kind", "veth"), ("MACAddress", mac), ("MTUBytes", mtu)]),
-        ("Peer", [("Name", port)]),
-    ]
-    wanted = Wanted.on(network)
-    return {
-        (name, NETDEV): networkd.file_of(made, _record(interface.to_document(), "host_interface")),
-        (name, networkd.NETWORK): networkd.interface_file(interface, [("MTUBytes", mtu), ("MACAddress", mac)]),
-        (port, networkd.NETWORK): networkd.file_of(
-            [
-                ("Match", [("Name", port)]),
-                ("Link", [("RequiredForOnline", "no"), ("MTUBytes", mtu)]),
-                ("Network", [*_NO_ADDRESSES, ("Bridge", str(network.switch))]),
-                ("Bridge", [("Isolated", "yes" if wanted.isolated else "no")]),
-                *_vlan_sections(wanted.vlans),
-            ]
-        ),
-    }
+    return renderer_of_host.renderer().linux_interface_files(interface, network, mac)
 
 
 def are_written(files: Files) -> bool:
     """Return whether files are there as they should be."""
-    return all(networkd.is_written(device, content, suffix) for (device, suffix), content in files.items())
+    return renderer_of_host.renderer().are_written(files)
 
 
 # -- Reading -----------------------------------------------------------------------------------------------------------
@@ -296,28 +149,24 @@ def read_bridges() -> Bridges:
     """Read what is ours. Raises ReadError."""
     switches: Dict[str, VirtualSwitch] = {}
     interfaces: Dict[str, HostInterface] = {}
-    for path in sorted(glob.glob(networkd.path_of("*", NETDEV))):
-        for found in _asked_in(path):
-            if isinstance(found, VirtualSwitch):
-                switches[str(found.name)] = found
-            elif isinstance(found, HostInterface):
-                interfaces[str(found.name)] = found
+    for kind, document in renderer_of_host.renderer().records():
+        found = _asked(kind, document)
+        if isinstance(found, VirtualSwitch):
+            switches[str(found.name)] = found
+        elif isinstance(found, HostInterface):
+            interfaces[str(found.name)] = found
     return Bridges(switches, interfaces, read_vlans() if switches or interfaces else {})
 
 
 _KINDS: Dict[str, Type[Any]] = {"virtual_switch": VirtualSwitch, "host_interface": HostInterface}
 
 
-def _asked_in(path: str) -> Iterator[Any]:
-    for line in (read_file(path) or b"").decode("utf-8", "replace").splitlines():
-        if not line.startswith(_RECORD):
-            continue
-        try:
-            for kind, document in json.loads(line[len(_RECORD) :]).items():
-                yield _KINDS[kind].parse(document)
-        except (ValueError, KeyError, AttributeError, ValidateError):
-            # Somebody has edited it: then it is none of ours any more.
-            continue
+def _asked(kind: str, document: Any) -> Any:
+    try:
+        return _KINDS[kind].parse(document)
+    except (KeyError, AttributeError, ValidateError):
+        # Somebody has edited it: then it is none of ours any more.
+        return None
 
 
 def ports(bridge: str) -> List[str]:
@@ -424,7 +273,7 @@ def problems(switch: VirtualSwitch) -> Iterator[Tuple[str, str]]:
 def network_problems(network: VirtualNetwork, switch: VirtualSwitch) -> Iterator[Tuple[str, str]]:
     """Yield (field, message) for networks that a bridge of the kernel cannot carry. Both are complete."""
     vlans = vlans_of(network)
-    reason = f"since a Linux bridge keeps untagged frames in VLAN {UNTAGGED}; allowed are 0 and 2 to {_LAST_VLAN}"
+    reason = f"since a Linux bridge keeps untagged frames in VLAN {UNTAGGED}; allowed are 0 and 2 to {LAST_VLAN}"
     if network.vlan == UNTAGGED:
         yield "vlan", f"{UNTAGGED} is not allowed, {reason}"
     if UNTAGGED in vlans.tagged:
@@ -442,6 +291,8 @@ def network_problems(network: VirtualNetwork, switch: VirtualSwitch) -> Iterator
 def delete_device(name: str) -> None:
     """Remove a device that is ours, where it is there. Raises ApplyError."""
     if host_devices.exists(name):
+        renderer_of_host.renderer().release(name)
+    if host_devices.exists(name):
         run_command(["ip", "link", "delete", name])
 
 
@@ -452,7 +303,7 @@ def let_go(device: str) -> None:
 
 
 def take_down_switch(before: VirtualSwitch, after: Optional[VirtualSwitch]) -> bool:
-    """Remove what a switch has and shall not have, its own file last; return whether files of networkd were among it.
+    """Remove what a switch has and shall not have, its own file last; return whether files were among it.
 
     before: as it was last asked for. after: as it shall be, or None where it is to go. Raises ApplyError.
     """
@@ -466,44 +317,57 @@ def take_down_switch(before: VirtualSwitch, after: Optional[VirtualSwitch]) -> b
             continue
         if device == bond_of(name):
             # The kernel lets the mode of a bond be set only while it has no members.
-            if gone or old.get((device, NETDEV)) != new.get((device, NETDEV)):
+            if gone or _bond_mode(before) != _bond_mode(after):
                 delete_device(device)
-        elif gone or old.get((device, networkd.NETWORK)) != new.get((device, networkd.NETWORK)):
-            if gone or _master_in(old, device, name) != _master_in(new, device, name):
-                let_go(device)
+        elif gone or _master_in(before, device) != _master_in(after, device):
+            let_go(device)
         if gone:
-            changed |= networkd.remove(device, networkd.NETWORK)
-            changed |= networkd.remove(device, NETDEV)
+            changed |= _remove_files(device)
     if after is None:
         delete_device(name)
-        changed |= networkd.remove(name, networkd.NETWORK)
-        changed |= networkd.remove(name, NETDEV)
+        changed |= _remove_files(name)
     return changed
+
+
+def _remove_files(device: str) -> bool:
+    renderer = renderer_of_host.renderer()
+    return any([renderer.remove(device, suffix) for suffix in renderer.SUFFIXES])
 
 
 def _is_part(device: str, switch: str, files: Files) -> bool:
     """Return whether a device is part of a switch: another one may have taken its uplink over meanwhile."""
     if device == bond_of(switch) or host_devices.master_of(device) in (switch, bond_of(switch)):
         return True
-    return networkd.is_written(device, files.get((device, networkd.NETWORK), b""))
+    mine = {place: content for place, content in files.items() if place[0] == device}
+    return bool(mine) and are_written(mine)
 
 
-def _master_in(files: Files, device: str, switch: str) -> str:
-    content = files.get((device, networkd.NETWORK), b"").decode("ascii")
-    return bond_of(switch) if f"\nBond={bond_of(switch)}\n" in content else switch
+def _bond_mode(switch: Optional[VirtualSwitch]) -> Optional[str]:
+    return switch.bond.mode if switch is not None and switch.bond is not None and _is_bonded(switch) else None
+
+
+def _is_bonded(switch: VirtualSwitch) -> bool:
+    return len(switch.uplinks or ()) > 1 and switch.bond is not None
+
+
+def _master_in(switch: Optional[VirtualSwitch], device: str) -> Optional[str]:
+    if switch is None:
+        return None
+    name = str(switch.name)
+    return bond_of(name) if _is_bonded(switch) and device in (switch.uplinks or ()) else name
 
 
 def take_down_interface(name: str) -> bool:
     """Remove an interface of ours, its own file last; return whether files were among it. Raises ApplyError."""
+    renderer = renderer_of_host.renderer()
     delete_device(name)
-    changed = networkd.remove(port_of(name), networkd.NETWORK)
-    changed |= networkd.remove(name, networkd.NETWORK)
-    changed |= networkd.remove(name, NETDEV)
+    changed = renderer.remove(port_of(name), renderer.SUFFIXES[0])
+    changed |= _remove_files(name)
     return changed
 
 
 def set_up_kernel(switch: VirtualSwitch) -> None:
-    """Set what networkd settles only when it makes a device. switch: complete. Raises ApplyError."""
+    """Set what is settled only when a device is made. switch: complete. Raises ApplyError."""
     name, mtu = str(switch.name), switch.mtu or DEFAULT_MTU
     if _filters(name) != (switch.vlan_aware is not False):
         value = "0" if switch.vlan_aware is False else "1"

@@ -15,7 +15,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ...model.network import Nat, PortForward, VirtualSwitch
 from ...model.types import range_bounds
-from . import host_devices, networkd
+from . import host_devices, renderer_of_host
 from .host_devices import HostAddresses
 
 MAPPED_PORTS = 1024  # a rule of the kernel each
@@ -42,7 +42,8 @@ def what_is_missing(switch: VirtualSwitch, host: HostAddresses) -> List[str]:
 
 def is_whole(switch: VirtualSwitch, host: HostAddresses) -> bool:
     """Return whether the host's end of a switch is as it was asked for."""
-    return networkd.is_written(str(switch.name), networkd.gateway_file(switch)) and not what_is_missing(switch, host)
+    renderer = renderer_of_host.renderer()
+    return renderer.are_written(renderer.gateway_files(switch)) and not what_is_missing(switch, host)
 
 
 def problems(

@@ -31,7 +31,7 @@ from . import (
     libvirt_networks,
     linux_bridge,
     nat,
-    networkd,
+    renderer_of_host,
     routing,
     virtual_network,
     virtual_switch,
@@ -511,6 +511,7 @@ class Work:
         self.linux = linux_bridge.read_bridges()
         wanted = context.wanted.get("virtual_switch", {}).values()
         self.linux_names = {*self.linux.switches, *(item.label for item in wanted if linux_bridge.is_linux(item))}
+        self.renderer = renderer_of_host.renderer()
         self.files_changed = False
         # Interfaces on networks that change are changed along, though nothing is said of them. A network that is made
         # may have been there before: a run that was killed has taken it away from one switch and not yet made it on another.
@@ -551,7 +552,7 @@ class Work:
                 if name in self.linux.interfaces and not stays:
                     self.files_changed |= linux_bridge.take_down_interface(name)
                 elif after is None:
-                    self.files_changed |= networkd.remove(name)
+                    self.files_changed |= self._remove_file(name)
         for name, asked in self.linux.interfaces.items():
             network = self.moving.get(str(asked.network))
             if network is not None and name not in self.busy and not self._is_linux(network):
@@ -565,13 +566,16 @@ class Work:
         asked = self.linux.switches.get(name)
         if asked is None:
             for uplink in set(before.uplinks or ()) - set(after.uplinks or () if after else ()):
-                self.files_changed |= networkd.remove(uplink)
+                self.files_changed |= self._remove_file(uplink)
         if after is None:
             if before.type == "nat":
-                self.files_changed |= networkd.remove(name)
+                self.files_changed |= self._remove_file(name)
             libvirt_networks.remove(name)
         if asked is not None:
             self.files_changed |= linux_bridge.take_down_switch(asked, after)
+
+    def _remove_file(self, device: str) -> bool:
+        return self.renderer.remove(device, self.renderer.SUFFIXES[0])
 
     def build(self, transaction: Edit) -> None:
         """Add to a transaction what the changes are for Open vSwitch."""
@@ -644,9 +648,9 @@ class Work:
                 uplinks += after.uplinks or ()
                 if after.type == "nat":
                     gateways.append(after)
-                    files[str(after.name), networkd.NETWORK] = networkd.gateway_file(after)
+                    files.update(self.renderer.gateway_files(after))
                 for uplink in after.uplinks or ():
-                    files[uplink, networkd.NETWORK] = networkd.uplink_file(uplink)
+                    files.update(self.renderer.uplink_files(uplink))
             elif isinstance(after, HostInterface):
                 interfaces.append(after)
         self._put_networks()
@@ -658,17 +662,19 @@ class Work:
                 files.update(linux_bridge.interface_files(interface, network, mac))
                 ports[linux_bridge.port_of(str(interface.name))] = linux_bridge.Wanted.on(network)
             else:
-                files[str(interface.name), networkd.NETWORK] = networkd.interface_file(interface)
-        written = {device for (device, suffix), content in files.items() if networkd.write(device, content, suffix)}
+                files.update(self.renderer.interface_files(interface))
+        written = [
+            device for (device, suffix), content in files.items() if self.renderer.write(device, suffix, content)
+        ]
 
         def missing() -> List[str]:
             return _missing(interfaces, gateways, uplinks, linux, ports)
 
         unsettled = _unsettled(interfaces, gateways, uplinks)
-        networkd.apply(self.files_changed or bool(written), unsettled - written)
+        self.renderer.apply(self.files_changed, written, unsettled)
         if (linux or ports) and missing():
-            networkd.apply(False, {device for device, _suffix in files})
-        networkd.wait_until(missing)
+            self.renderer.apply(False, [], {device for device, _suffix in files})
+        self.renderer.wait_until(missing)
         for switch in linux:
             linux_bridge.set_up_kernel(switch)
             libvirt_networks.ensure(str(switch.name), linux=True)

@@ -11,13 +11,12 @@ and leaves the others alone.
 from __future__ import annotations
 
 import ipaddress
-import time
 from typing import Callable, Collection, Iterable, List, Sequence, Tuple
 
-from ...errors import ApplyError
 from ...model.network import HostInterface, VirtualSwitch
 from .host_devices import exists
 from .host_files import read_file, remove_file, write_atomically
+from .network_renderer import wait_for
 from .systemd import run_command
 
 FOLDER = "/etc/systemd/network"
@@ -187,16 +186,4 @@ def wait_until(condition: Callable[[], List[str]], patience: float = PATIENCE) -
     patience: in seconds.
     Raises ApplyError with what is missing by then.
     """
-    end = time.monotonic() + patience
-    pause = 0.02
-    while True:
-        missing = condition()
-        if not missing:
-            return
-        if time.monotonic() >= end:
-            raise ApplyError(
-                f"{'; '.join(missing)}, {patience:.0f} s after systemd-networkd was told",
-                "See journalctl -u systemd-networkd on the host",
-            )
-        time.sleep(pause)
-        pause = min(pause * 2, 0.5)
+    wait_for(condition, patience, "systemd-networkd", "systemd-networkd")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import List, Sequence
+from typing import List, Sequence, Set
 
-from ...errors import ApplyError
+from ...errors import ApplyError, ReadError
 from .host_files import read_file, write_atomically
 
 UNIT_FOLDER = "/etc/systemd/system"
@@ -39,6 +39,17 @@ def run_command(argv: Sequence[str], timeout: float = 60, given: str = "") -> st
         words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
         raise ApplyError(f"{' '.join(argv)} failed: {words}")
     return done.stdout
+
+
+def active_units(names: Sequence[str]) -> Set[str]:
+    """Return which of some units are active, with one process. Raises ReadError."""
+    argv = ["systemctl", "show", "--property=Id,ActiveState", "--", *names]
+    try:
+        shown = run_command(argv)
+    except ApplyError as error:
+        raise ReadError(error.message) from error
+    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n")]
+    return {block.get("Id", "") for block in blocks if block.get("ActiveState") in ("active", "reloading")}
 
 
 def nftables_unit(

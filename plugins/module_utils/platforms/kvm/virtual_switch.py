@@ -12,7 +12,7 @@ from ...errors import ApplyError, ValidateError
 from ...model.network import Bond, KvmSwitch, VirtualSwitch
 from ...model.schema import shown_as
 from ...transports.ovsdb import Row, a_map, a_set, kept, unkept, uuid
-from . import host_devices, networkd
+from . import host_devices, renderer_of_host
 from .libvirt_networks import LibvirtNetwork
 from .open_vswitch import SWITCH_KEY, UPLINK_KEY, BridgeRow, Edit, InterfaceRow, PortRow
 
@@ -97,7 +97,8 @@ def is_whole(bridge: BridgeRow, network: Optional[LibvirtNetwork], uplinks: List
     """Return whether all that belongs to a switch of ours beside its bridge is there."""
     if network is None or not network.is_whole(bridge.name):
         return False
-    return all(networkd.is_written(name, networkd.uplink_file(name)) and host_devices.is_up(name) for name in uplinks)
+    renderer = renderer_of_host.renderer()
+    return all(renderer.are_written(renderer.uplink_files(name)) and host_devices.is_up(name) for name in uplinks)
 
 
 def _mtu_of(bridge: BridgeRow, asked: int, uplinks: List[str]) -> int:

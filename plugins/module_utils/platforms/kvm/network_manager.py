@@ -1,0 +1,5 @@
+from .network_renderer import NetworkRenderer
+
+
+class NetworkManagerRenderer(NetworkRenderer):
+    UNIT = "NetworkManager.service"
