@@ -55,6 +55,11 @@ def is_uplink_like(name: str) -> bool:
     )
 
 
+def is_made_of_hardware(name: str) -> bool:
+    """Return whether a device is a bond or VLAN of the kernel."""
+    return os.path.exists(f"{SYSFS}/{name}/bonding") or os.path.exists(f"/proc/net/vlan/{name}")
+
+
 def is_tap(name: str) -> bool:
     """Return whether a device is a VM's or another program's end (TUN/TAP)."""
     return os.path.exists(f"{SYSFS}/{name}/tun_flags")

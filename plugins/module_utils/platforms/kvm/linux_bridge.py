@@ -4,10 +4,10 @@
 
 """Switches that are bridges of the kernel, with VLAN filtering, and the host's interfaces on them.
 
-What keeps the host's interfaces makes them, now and at boot. The file that makes a bridge, or an interface, holds the object as it was
-asked for; it is written first and removed last, so that what a killed run has left is found by the next. An interface
-of the host is one end of a veth pair whose other end is a port: so it is like the internal port of Open vSwitch, and
-several can be on one network.
+What keeps the host's interfaces makes them, now and at boot. The file that makes a bridge, or an interface, holds the
+object as it was asked for; it is written first and removed last, so that what a killed run has left is found by the
+next. An interface of the host is one end of a veth pair whose other end is a port: so it is like the internal port of
+Open vSwitch, and several can be on one network.
 
 An untagged frame is in VLAN 1 inside the bridge, since it has no VLAN 0 (bridge(8)).
 """
@@ -299,6 +299,8 @@ def delete_device(name: str) -> None:
 def let_go(device: str) -> None:
     """Take a port away from its bridge or bond, where it has one. Raises ApplyError."""
     if host_devices.master_of(device):
+        renderer_of_host.renderer().let_go(device)
+    if host_devices.master_of(device):
         run_command(["ip", "link", "set", "dev", device, "nomaster"])
 
 
@@ -331,7 +333,7 @@ def take_down_switch(before: VirtualSwitch, after: Optional[VirtualSwitch]) -> b
 
 def _remove_files(device: str) -> bool:
     renderer = renderer_of_host.renderer()
-    return any([renderer.remove(device, suffix) for suffix in renderer.SUFFIXES])
+    return renderer.remove_files(device, renderer.SUFFIXES)
 
 
 def _is_part(device: str, switch: str, files: Files) -> bool:
@@ -361,7 +363,7 @@ def take_down_interface(name: str) -> bool:
     """Remove an interface of ours, its own file last; return whether files were among it. Raises ApplyError."""
     renderer = renderer_of_host.renderer()
     delete_device(name)
-    changed = renderer.remove(port_of(name), renderer.SUFFIXES[0])
+    changed = renderer.remove_files(port_of(name), renderer.CONFIGURING)
     changed |= _remove_files(name)
     return changed
 

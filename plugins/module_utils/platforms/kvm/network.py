@@ -272,6 +272,7 @@ class KvmNetwork(Interface):
         if switch.type == "nat":
             yield from self._check_nat(switch, context)
         yield from linux_bridge.problems(switch) if linux else virtual_switch.problems(switch)
+        yield from renderer_of_host.renderer().switch_problems(switch, linux)
         for interface in self._interfaces_on(name, context):
             if (interface.mtu or 0) > (switch.mtu or virtual_switch.DEFAULT_MTU):
                 yield "mtu", f"{switch.mtu} is less than the {interface.mtu} of host interface {interface.name!r} on it"
@@ -438,6 +439,9 @@ class KvmNetwork(Interface):
                 yield "forwarding", _held_back(held)
         network = context.find("virtual_network", interface.network)
         switch = context.find("virtual_switch", network.switch) if network is not None else None
+        if isinstance(network, VirtualNetwork):
+            linux = linux_bridge.is_linux(switch or host.asked().get(str(network.switch)))
+            yield from renderer_of_host.renderer().interface_problems(interface, network, linux)
         limit = (switch.mtu if switch is not None else None) or 0
         if limit and (interface.mtu or 0) > limit:
             yield "mtu", f"{interface.mtu} is more than {limit}, the MTU of switch {network.switch!r}"
@@ -575,7 +579,7 @@ class Work:
             self.files_changed |= linux_bridge.take_down_switch(asked, after)
 
     def _remove_file(self, device: str) -> bool:
-        return self.renderer.remove(device, self.renderer.SUFFIXES[0])
+        return self.renderer.remove_files(device, self.renderer.CONFIGURING)
 
     def build(self, transaction: Edit) -> None:
         """Add to a transaction what the changes are for Open vSwitch."""

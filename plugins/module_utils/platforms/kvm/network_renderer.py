@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import json
 import time
-from typing import Any, Callable, ClassVar, Collection, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, ClassVar, Collection, Dict, Iterator, List, Sequence, Tuple
 
 from ...errors import ApplyError
 from ...model.network import HostInterface, VirtualNetwork, VirtualSwitch
@@ -31,6 +31,8 @@ class NetworkRenderer(abc.ABC):
     """The unit of systemd."""
     SUFFIXES: ClassVar[Sequence[str]]
     """The suffixes of a device's files, in the order in which they are removed."""
+    CONFIGURING: ClassVar[Sequence[str]]
+    """Those of them that configure a device which somebody else makes."""
     GUARDED_FILES: ClassVar[Sequence[str]]
     """Globs of the files that an undo brings back."""
     GUARD_COMMANDS: ClassVar[Sequence[Sequence[str]]]
@@ -87,6 +89,10 @@ class NetworkRenderer(abc.ABC):
         """Let a device of ours go that is about to be deleted, so that nobody makes it anew. Raises ApplyError."""
         del device
 
+    def let_go(self, device: str) -> None:
+        """Let a port go that is about to be taken from its bridge, so that nobody puts it back. Raises ApplyError."""
+        del device
+
     @abc.abstractmethod
     def records(self) -> Iterator[Tuple[str, Any]]:
         """Yield (kind, document) for every bridge of the kernel, and interface on one, as it was last asked for."""
@@ -111,6 +117,11 @@ class NetworkRenderer(abc.ABC):
     def are_written(self, files: Files) -> bool:
         """Return whether files are there as they should be. Raises ReadError."""
         return all(self.is_written(device, suffix, content) for (device, suffix), content in files.items())
+
+    def remove_files(self, device: str, suffixes: Sequence[str]) -> bool:
+        """Remove the files of a device that have one of some suffixes; return whether there were any. Raises ApplyError."""
+        removed = [self.remove(device, suffix) for suffix in suffixes]
+        return any(removed)
 
     @staticmethod
     def record_in(text: str) -> Iterator[Tuple[str, Any]]:

@@ -130,6 +130,7 @@ class NetworkdRenderer(NetworkRenderer):
     NAME = "systemd-networkd"
     UNIT = "systemd-networkd.service"
     SUFFIXES = (networkd.NETWORK, NETDEV)
+    CONFIGURING = (networkd.NETWORK,)
     GUARDED_FILES = (
         "/etc/systemd/network/*.network",
         "/etc/systemd/network/*.netdev",
