@@ -28,15 +28,21 @@ from ...errors import ApplyError, BareforgeError, GuardError, ReadError
 from ...model.schema import Plain
 from ...transports import libvirt, nftables
 from ..linux.users import key_files
-from . import guard_undo, systemd
+from . import guard_undo, network_manager, renderer_of_host, systemd
 from .host_files import read_json, write_atomically, write_json
+from .network_manager import NMCLI, NetworkManagerRenderer
+from .network_renderer import NetworkRenderer
+from .networkd_renderer import NetworkdRenderer
 from .nftables_rules import HOST_TABLE, ROUTING_TABLE
 from .routing import FORWARDING_FILE, ROUTING_FILE, saved_values
 
 GUARD_FOLDER = "/var/lib/bareforge/guard"
 GUARD_TARGET = "multi-user.target"
+UNIT_FOLDERS = ("/lib/systemd/system", "/usr/lib/systemd/system")
 CONFIRMED = "confirmed"
 SSH_UNITS = ("ssh.socket", "ssh.service")
+# Where there is no unit of Debian's names, these are.
+OTHER_SSH_UNITS = ("sshd.socket", "sshd.service")
 _VIRSH = "/usr/bin/virsh"
 _OVS_SOCKET = "/run/openvswitch/db.sock"
 _KEPT_SECONDS = 24 * 3600
@@ -56,17 +62,11 @@ class Part:
         self.commands = tuple(tuple(command) for command in commands)
 
 
+_GUEST_PORTS = "/etc/bareforge/guest_ports.json"
+
 PARTS: Dict[str, Part] = {
     "firewall": Part(["/etc/bareforge/firewall.json"], []),
-    "network": Part(
-        [
-            "/etc/systemd/network/*.network",
-            "/etc/systemd/network/*.netdev",
-            "/etc/systemd/network/*.link",
-            "/etc/bareforge/guest_ports.json",
-        ],
-        [["/usr/bin/networkctl", "reload"]],
-    ),
+    "network": Part([*NetworkdRenderer.GUARDED_FILES, _GUEST_PORTS], NetworkdRenderer.GUARD_COMMANDS),
     # Which other users the same task has made goes with it; what is kept of them lets the next run make them again.
     "users": Part(["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"], []),
     "routing": Part([ROUTING_FILE, FORWARDING_FILE], []),
@@ -193,7 +193,9 @@ class KvmGuard(Guard):
         if not source:
             raise GuardError("the source of the undo is not at hand")
         write_atomically(os.path.join(folder, "undo.py"), source.encode("utf-8"), 0o600)
-        paths = [pattern for part in parts for pattern in PARTS[part].paths]
+        renderer = renderer_of_host.renderer()
+        looked_after = {part: _part(part, renderer) for part in parts}
+        paths = [pattern for part in parts for pattern in looked_after[part].paths]
         paths.extend(glob.escape(path) for path in files)
         commands: List[Plain] = []
         for part, table, name in (("firewall", HOST_TABLE, "table.json"), ("routing", ROUTING_TABLE, "routing.json")):
@@ -210,7 +212,7 @@ class KvmGuard(Guard):
         if "sshd" in parts:
             commands.extend(_command(argv) for argv in _ssh_units_as_they_are())
         for part in parts:
-            commands.extend(_command(argv) for argv in PARTS[part].commands)
+            commands.extend(_command(argv) for argv in looked_after[part].commands)
         networks: Dict[str, str] = {}
         if "network" in parts:
             for name, xml in sorted(_read_networks().items()):
@@ -224,6 +226,8 @@ class KvmGuard(Guard):
             "values": saved_values() if "routing" in parts else {},
             "clean_up": systemd.boot_unit_files(_boot_unit_name(token), GUARD_TARGET),
         }
+        if "network" in parts and isinstance(renderer, NetworkManagerRenderer):
+            plan["profiles"] = {"nmcli": NMCLI, "active": network_manager.profiles_in_use()}
         write_json(os.path.join(folder, "plan.json"), plan)
         about = {"parts": list(parts), "timeout": timeout, "boot": _boot(), "until": _uptime() + timeout}
         write_json(os.path.join(folder, "about.json"), about)
@@ -231,7 +235,9 @@ class KvmGuard(Guard):
     @staticmethod
     def _start_timer(folder: str, token: str, timeout: int) -> None:
         script = [*_interpreter(), os.path.join(folder, "undo.py")]
-        systemd.write_boot_unit(_boot_unit_name(token), _boot_unit(script), GUARD_TARGET)
+        systemd.write_boot_unit(
+            _boot_unit_name(token), _boot_unit(script, renderer_of_host.renderer().UNIT), GUARD_TARGET
+        )
         systemd.run_command(
             [
                 "systemd-run",
@@ -278,6 +284,24 @@ class KvmGuard(Guard):
                 self._discard(token)
 
 
+def _part(name: str, renderer: NetworkRenderer) -> Part:
+    """Return a part as it is on this host."""
+    part = PARTS[name]
+    if name == "network" and isinstance(renderer, NetworkManagerRenderer):
+        return Part([*renderer.GUARDED_FILES, _GUEST_PORTS], renderer.GUARD_COMMANDS)
+    if name == "sshd" and _ssh_units() != SSH_UNITS:
+        return Part(part.paths, [["/usr/bin/systemctl", "try-reload-or-restart", OTHER_SSH_UNITS[-1]]])
+    return part
+
+
+def _ssh_units() -> Sequence[str]:
+    """Return the units of the SSH server: Debian calls them ssh, and others sshd (as Debian's alias is called too)."""
+    folders = (systemd.UNIT_FOLDER, *UNIT_FOLDERS)
+    known = any(os.path.exists(os.path.join(folder, SSH_UNITS[-1])) for folder in folders)
+    others = any(os.path.exists(os.path.join(folder, OTHER_SSH_UNITS[-1])) for folder in folders)
+    return OTHER_SSH_UNITS if others and not known else SSH_UNITS
+
+
 def _is_routed(change: Change) -> bool:
     sides = (change.before, change.after)
     return any(getattr(side, "type", None) == "nat" or getattr(side, "forwarding", None) for side in sides)
@@ -299,7 +323,7 @@ def _read_networks() -> Dict[str, str]:
 
 def _ssh_units_as_they_are() -> List[List[str]]:
     """Return the commands that bring the SSH server's units back to what they do now, should they be stopped or masked."""
-    shown = systemd.run_command(["systemctl", "show", "--property=Id,UnitFileState,ActiveState", *SSH_UNITS])
+    shown = systemd.run_command(["systemctl", "show", "--property=Id,UnitFileState,ActiveState", *_ssh_units()])
     commands: List[List[str]] = []
     for block in shown.strip().split("\n\n"):
         unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
@@ -331,12 +355,12 @@ def _save_files(folder: str, patterns: Sequence[str]) -> List[Plain]:
     return saved
 
 
-def _boot_unit(script: Sequence[str]) -> str:
+def _boot_unit(script: Sequence[str], renderer: str) -> str:
     return f"""\
 # Written by Bareforge for as long as a change of the management path is not confirmed.
 [Unit]
 Description=Undo of a change of the management path that was not confirmed, by Bareforge
-After=ovsdb-server.service ovs-vswitchd.service systemd-networkd.service nftables.service bareforge-firewall.service
+After=ovsdb-server.service ovs-vswitchd.service {renderer} nftables.service bareforge-firewall.service
 
 [Service]
 Type=oneshot

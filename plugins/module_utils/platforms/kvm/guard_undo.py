@@ -12,6 +12,8 @@ imports nothing but the standard library, and does only what the data says. What
 `values`: what the kernel's switches below /proc/sys were, by their paths.
 `commands`: what is run after that, each an argv, with a file of this folder as standard input or none.
 `networks`: the files with libvirt's networks as they were, by their names; others are left alone. `virsh`: the program.
+`profiles`: where NetworkManager keeps the interfaces, {"nmcli": its program, "active": [[device, UUID of a profile that was
+    in use]]}. Of the files above those that end in .nmconnection are told to it one by one.
 `clean_up`: paths of files that are removed when all is done.
 """
 
@@ -24,12 +26,15 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Sequence
 from xml.etree import ElementTree
 
 ARMED = "armed"
 UNDOING = "undoing"
 UNDONE = "undone.json"
+PROFILE = ".nmconnection"
+# Bridges are there before bonds, and both before what is a port or has addresses.
+RANKS = {"bridge": 0, "bond": 1, "veth": 2}
 
 
 def undo(folder: str) -> int:
@@ -41,6 +46,7 @@ def undo(folder: str) -> int:
         with open(os.path.join(folder, "plan.json"), encoding="utf-8") as stream:
             plan = json.load(stream)
         devices = _made_otherwise(folder, plan["files"])
+        profiles = _written_otherwise(folder, plan["files"])
         failures = _restore_files(folder, plan["files"])
         # systemd-networkd makes devices and does not remove them, nor change what it has made.
         for device in devices:
@@ -50,6 +56,8 @@ def undo(folder: str) -> int:
         failures.extend(_restore_values(plan["values"], "0"))
         for command in plan["commands"]:
             failures.extend(_run(folder, command))
+        if "profiles" in plan:
+            failures.extend(_restore_profiles(folder, plan["profiles"], profiles))
         failures.extend(_restore_values(plan["values"], "1"))
         for name, file in sorted(plan["networks"].items()):
             failures.extend(_restore_network(plan["virsh"], name, os.path.join(folder, file)))
@@ -94,6 +102,60 @@ def _made_otherwise(folder: str, files: Dict[str, Any]) -> List[str]:
         if now != before:
             devices += [line[5:].decode() for line in now.splitlines() if line.startswith(b"Name=")][:1]
     return devices
+
+
+def _written_otherwise(folder: str, files: Dict[str, Any]) -> List[str]:
+    """Return the paths of profiles of NetworkManager that have been made, changed or removed since (nm-settings-keyfile(5))."""
+    saved = {entry["path"]: entry["from"] for entry in files["saved"]}
+    present = {path for pattern in files["paths"] for path in glob.glob(pattern)}
+    found = []
+    for path in sorted(path for path in {*saved, *present} if path.endswith(PROFILE)):
+        before = _content(os.path.join(folder, saved[path])) if path in saved else None
+        if before != _content(path):
+            found.append(path)
+    return found
+
+
+def _content(path: str) -> Optional[bytes]:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def _restore_profiles(folder: str, plan: Dict[str, Any], changed: List[str]) -> List[str]:
+    """Let NetworkManager take up what its profiles were, and use those that it did; the files are back already."""
+    nmcli = plan["nmcli"]
+    failures = []
+    if changed:
+        # To load a file that is not there is to forget it, and to let go of what it configured.
+        failures += _run(folder, {"argv": [nmcli, "connection", "load", *changed], "timeout": 60})
+    anew = [profile for profile in map(_profile, changed) if "uuid" in profile]
+    wanted = [profile["uuid"] for profile in sorted(anew, key=lambda profile: RANKS.get(profile["type"], len(RANKS)))]
+    try:
+        shown = [nmcli, "--get-values", "UUID", "connection", "show", "--active"]
+        used = set(subprocess.run(shown, capture_output=True, text=True, timeout=60, check=True).stdout.split())
+    except (OSError, subprocess.SubprocessError) as error:
+        return [*failures, f"{nmcli}: {error}"]
+    wanted += [uuid for _device, uuid in plan["active"] if uuid not in used and uuid not in wanted]
+    for uuid in wanted:
+        # What asks DHCP is on its way when nmcli has waited long enough.
+        failures += _run(
+            folder, {"argv": [nmcli, "--wait", "15", "connection", "up", "uuid", uuid], "timeout": 60}, (0, 3)
+        )
+    return failures
+
+
+def _profile(path: str) -> Dict[str, str]:
+    lines = (_content(path) or b"").decode("utf-8", "replace").split("\n[connection]\n")[-1].splitlines()
+    entries = (line.partition("=") for line in lines)
+    found: Dict[str, str] = {}
+    for key, equals, value in entries:
+        if not equals:
+            break
+        found[key] = value
+    return found
 
 
 def _without_notes(content: bytes) -> bytes:
@@ -202,7 +264,7 @@ def _virsh(virsh: str, *arguments: str) -> str:
     ).stdout
 
 
-def _run(folder: str, command: Dict[str, Any]) -> List[str]:
+def _run(folder: str, command: Dict[str, Any], good: Sequence[int] = (0,)) -> List[str]:
     name = " ".join(command["argv"])
     source = os.path.join(folder, command["stdin"]) if command.get("stdin") else os.devnull
     try:
@@ -212,7 +274,7 @@ def _run(folder: str, command: Dict[str, Any]) -> List[str]:
             )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"{name}: {error}"]
-    if done.returncode != 0:
+    if done.returncode not in good:
         words = done.stderr.decode("utf-8", "replace").strip()
         return [f"{name}: {words or done.returncode}"]
     return []

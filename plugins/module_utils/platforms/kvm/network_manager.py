@@ -27,6 +27,7 @@ from .host_files import read_file, remove_file, write_atomically
 from .network_renderer import Files, NetworkRenderer, wait_for
 from .systemd import run_command
 
+NMCLI = "/usr/bin/nmcli"
 PROFILES = "/etc/NetworkManager/system-connections"
 CONFIGURATION = "/etc/NetworkManager/conf.d"
 PROFILE = ".nmconnection"
@@ -275,7 +276,7 @@ class NetworkManagerRenderer(NetworkRenderer):
     SUFFIXES = (MANAGED, PROFILE)
     CONFIGURING = (MANAGED, PROFILE)
     GUARDED_FILES = (f"{PROFILES}/{PREFIX}*{PROFILE}", f"{CONFIGURATION}/50-{PREFIX}*{MANAGED}")
-    GUARD_COMMANDS = (("/usr/bin/nmcli", "general", "reload", "conf"),)
+    GUARD_COMMANDS = ((NMCLI, "general", "reload", "conf"),)
 
     def uplink_files(self, device: str) -> Files:
         return {(device, PROFILE): uplink_file(device)}
@@ -395,8 +396,22 @@ def _read_profile(device: str) -> Dict[str, str]:
     return found if "type" in found else {}
 
 
+def profiles_in_use() -> List[List[str]]:
+    """Return [device, UUID] of every profile that is in use and lasts. Raises ApplyError.
+
+    What stands in /run is what NetworkManager itself makes of devices that others configure, and it is gone with them.
+    """
+    shown = _nmcli("--terse", "--fields", "UUID,FILENAME,DEVICE", "connection", "show", "--active")
+    rows = (line.replace("\\:", "\0").split(":") for line in shown.splitlines())
+    return [
+        [row[2].replace("\0", ":"), row[0]]
+        for row in rows
+        if len(row) == 3 and not row[1].startswith("/run/") and row[1]
+    ]
+
+
 def _nmcli(*arguments: str) -> str:
-    return run_command(["nmcli", *arguments])
+    return run_command([NMCLI, *arguments])
 
 
 def _active() -> Set[str]:
