@@ -135,6 +135,10 @@ def profile_used(device: str) -> str:
     return command("nmcli", "--get-values", "GENERAL.CONNECTION", "device", "show", device).strip()
 
 
+def activation_of(device: str) -> str:
+    return command("nmcli", "--get-values", "GENERAL.CON-PATH", "device", "show", device).strip()
+
+
 def bridge_can_filter() -> bool:
     made = ["ip", "link", "add", "probe", "type", "bridge", "vlan_filtering", "1"]
     can = subprocess.run(made, capture_output=True, check=False).returncode == 0
@@ -177,7 +181,10 @@ def uplink(daemon: Daemon) -> dict[str, Any]:
     command("ip", "address", "add", "198.51.100.1/24", "dev", "br0")
     command("ip", "-n", "outside", "address", "add", "198.51.100.2/24", "dev", "w-eth1")
     until(lambda: _pings("198.51.100.2"), "a ping through the uplink")
+    # The start of a host: which of the two profiles it is to be is decided anew.
     daemon.stop()
+    command("ip", "link", "set", "eth1", "down")
+    daemon.forget()
     daemon.start()
     until(lambda: profile_used("eth1") == "bareforge-eth1", "our profile after a restart")
     assert addresses("eth1") == ()
@@ -221,8 +228,10 @@ def internal_port(daemon: Daemon) -> dict[str, Any]:
     # Changed while it is in use: what stays is never gone.
     index = command("ip", "-j", "address", "show", "app0")
     second = interface("app0", addresses=["10.0.0.1/24", "10.0.0.2/24"], gateway4="10.0.0.253")
+    activation = activation_of("app0")
     put(renderer.interface_files(second), unsettled=["app0"])
     settle(second)
+    assert activation_of("app0") == activation
     since = [entry for entry in json.loads(index)[0]["addr_info"] if entry["local"] == "10.0.0.1"]
     now = [
         entry
@@ -253,13 +262,18 @@ def dhcp(_daemon: Daemon) -> dict[str, Any]:
         command(
             "ip", "-n", "outside", "address", "add", address, "dev", "w-eth1", *(["nodad"] if ":" in address else [])
         )
-    item = interface("eth1", addresses=["10.6.0.1/24"], dhcp=True, dhcp6=True, accept_ra=True)
-    # The device is of another type than an internal port; what the profile says of addresses is the same.
-    sections = [network_manager._connection("eth1", "ethernet"), *network_manager.address_sections(item)]
+    somebody_else("eth1", "192.0.2.10/24")
+    command("nmcli", "connection", "reload")
+    until(lambda: addresses("eth1") == ("192.0.2.10/24",), "the installer's address")
     started = time.monotonic()
-    put({("eth1", network_manager.PROFILE): network_manager.file_of(sections)})
-    settle(item)
+    # The device is of another type than an internal port; what the profile says of addresses is the same.
+    for fields in ({}, {"addresses": ["10.6.0.1/24"], "dhcp6": True, "accept_ra": True}):
+        item = interface("eth1", dhcp=True, **fields)
+        sections = [network_manager._connection("eth1", "ethernet"), *network_manager.address_sections(item)]
+        put({("eth1", network_manager.PROFILE): network_manager.file_of(sections)})
+        settle(item)
     before = time.monotonic() - started
+    assert before < 15, "DHCP was waited for"
     held = [entry.dynamic for entry in host_devices.read_addresses().addresses["eth1"]]
     assert held == [False], "addresses by DHCP without a server"
     ranges = ["--dhcp-range=10.5.0.50,10.5.0.60,2m", "--dhcp-range=fd05::50,fd05::60,64,2m", "--enable-ra"]
