@@ -16,14 +16,17 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ApplyError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import (
     guest_ports,
     host_devices,
     libvirt_networks,
     linux_bridge,
     network,
+    network_manager,
     networkd,
     port_acl,
+    renderer_of_host,
     routing,
     virtual_network,
 )
@@ -464,6 +467,143 @@ class NetworkHost:
         """Return what is there beside the hardware."""
         files = [entry for _folder, _folders, names in os.walk(self.folder) for entry in names]
         return sorted({*self.devices, *self.database.interfaces(), *self.libvirt, *files} - {"mgmt0", "eth1", "eth2"})
+
+
+class NetworkManagerHost(NetworkHost):
+    """The host with NetworkManager, which knows a profile once it is told to load it, and takes it away where it is gone.
+
+    What a device that is in use loses is given back at once: NetworkManager makes anew what is deleted and puts ports back.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: Any) -> None:
+        super().__init__(folder, monkeypatch)
+        self.profiles: Dict[str, Dict[str, str]] = {}
+        self.used: Dict[str, Dict[str, str]] = {}
+        for name in ("PROFILES", "CONFIGURATION"):
+            made = folder / "NetworkManager" / name.lower()
+            made.mkdir(parents=True)
+            monkeypatch.setattr(network_manager, name, str(made))
+        self.patch.setattr(network_manager, "_nmcli", self.nmcli)
+        self.patch.setattr(network_manager, "OPEN_VSWITCH_PLUGIN", ())
+        self.patch.setattr(network_manager, "PATIENCE", 0.0)
+        self.patch.setattr(network_manager, "DEVICE_PATIENCE", 0.0)
+        renderer = network_manager.NetworkManagerRenderer()
+        for name in ("write", "remove"):
+            self.patch.setattr(renderer, name, self._stepping(name, getattr(renderer, name)))
+        self.patch.setattr(renderer_of_host, "renderer", lambda: renderer)
+
+    @staticmethod
+    def _read(path: str) -> Dict[str, str]:
+        found, section = {}, ""
+        for line in Path(path).read_text(encoding="ascii").splitlines():
+            if line.startswith("["):
+                section = line.strip("[]")
+            elif line and not line.startswith("#"):
+                key, _equals, value = line.partition("=")
+                found[f"{section}.{key}"] = value
+        return found
+
+    def nmcli(self, *arguments: str) -> str:
+        words = " ".join(arguments)
+        if words == "--get-values UUID connection show --active":
+            return "\n".join(profile["connection.uuid"] for profile in self.used.values())
+        self.step(f"nmcli {words}")
+        if words == "general reload conf":
+            return ""
+        if arguments[:2] == ("connection", "load"):
+            for path in arguments[2:]:
+                self._load(path)
+        elif arguments[:2] == ("device", "reapply"):
+            self._reapply(arguments[2])
+        elif arguments[:2] == ("device", "delete"):
+            self.used.pop(arguments[2])
+            self.delete(arguments[2])
+        elif arguments[:3] == ("connection", "down", "uuid"):
+            self._stop(self._device_of(arguments[3]))
+        elif arguments[2:5] == ("connection", "up", "uuid"):
+            self._use(self._device_of(arguments[5]))
+        else:
+            raise AssertionError(words)
+        return ""
+
+    def _device_of(self, uuid: str) -> str:
+        [device] = [device for device, profile in self.profiles.items() if profile["connection.uuid"] == uuid]
+        return device
+
+    def _load(self, path: str) -> None:
+        if os.path.exists(path):
+            profile = self._read(path)
+            self.profiles[profile["connection.interface-name"]] = profile
+            return
+        device = Path(path).name[len(network_manager.PREFIX) : -len(network_manager.PROFILE)]
+        self.profiles.pop(device, None)
+        if device in self.used:
+            self._stop(device)
+
+    def _stop(self, name: str) -> None:
+        profile = self.used.pop(name)
+        if name not in self.devices:
+            return
+        if profile["connection.type"] in ("bridge", "bond", "veth"):
+            self.delete(name)
+            return
+        device = self.devices[name]
+        device.addresses = ()
+        if device.master != "ovs-system":
+            device.master, device.native, device.tagged = None, None, set()
+
+    def delete(self, name: str) -> None:
+        super().delete(name)
+        self.used = {
+            device: profile for device, profile in self.used.items() if device in self.devices or device == name
+        }
+        if name in self.used:
+            self._use(name)
+
+    def _reapply(self, name: str) -> None:
+        old, new = self.used[name], self.profiles[name]
+        fixed = ("connection.master", "connection.type", "bridge-port.vlans", "veth.peer")
+        if any(old.get(key) != new.get(key) for key in (*fixed, *(key for key in new if key.startswith("bond.")))):
+            raise ApplyError("Can't reapply any changes to a setting")
+        self._use(name)
+
+    def _use(self, name: str) -> None:
+        profile = self.profiles[name]
+        kind = profile["connection.type"]
+        if name not in self.devices:
+            assert kind in ("bridge", "bond", "veth"), name
+            filtering = {"VLANFiltering": "yes" if profile.get("bridge.vlan-filtering") == "true" else "no"}
+            settings = {**filtering, "mode": profile.get("bond.mode", "")}
+            peer = profile.get("veth.peer")
+            self.devices[name] = Device(kind, settings=settings, peer=peer)
+            if peer:
+                self.devices[peer] = Device("veth", peer=name)
+        device = self.devices[name]
+        if kind == "bond":
+            device.settings.update(mode=profile["bond.mode"], primary=profile.get("bond.primary", ""))
+        self.used[name] = profile
+        device.up = True
+        device.mtu = int(profile.get("ethernet.mtu", device.mtu))
+        device.mac = profile.get("ethernet.cloned-mac-address", device.mac)
+        device.addresses = tuple(sorted(value for key, value in profile.items() if ".address" in key))
+        if device.master == "ovs-system":
+            return
+        device.master = self._device_of(profile["connection.master"]) if "connection.master" in profile else None
+        if device.master and device.master not in self.used:
+            self._use(device.master)
+        if "bridge-port.vlans" in profile:
+            native, *tagged = profile["bridge-port.vlans"].split(", ")
+            device.native = int(native.split()[0])
+            device.tagged = set()
+            for span in tagged:
+                first, _dash, last = span.partition("-")
+                device.tagged |= set(range(int(first), int(last or first) + 1))
+
+    def run_command(self, argv: Any, timeout: float = 60, given: str = "") -> str:
+        answer = super().run_command(argv, timeout, given)
+        if " ".join(argv).endswith(" nomaster") and argv[4] in self.used:
+            self._use(argv[4])
+        return answer
 
 
 class Killed(BaseException):

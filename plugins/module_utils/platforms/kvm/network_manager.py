@@ -364,8 +364,8 @@ class NetworkManagerRenderer(NetworkRenderer):
             _nmcli("general", "reload", "conf")
         if not devices:
             return
-        # A run that was killed may have written a profile that has not been read yet.
-        _nmcli("connection", "load", *map(path_of, devices))
+        # A run that was killed may have written profiles that have not been read yet, and that these need.
+        _nmcli("connection", "load", *sorted(glob.glob(path_of("*"))))
         active = _active()
         for device in devices:
             if not (device in written and uuid_of(device) in active and _reapplied(device)):

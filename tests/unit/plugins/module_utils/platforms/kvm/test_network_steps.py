@@ -16,9 +16,10 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.runner
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import ValidateError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.document import Document
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.operation import Operation
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import network_manager
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.network import KvmNetwork
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.open_vswitch import Edit
-from support.network_host import Killed, NetworkHost
+from support.network_host import Killed, NetworkHost, NetworkManagerHost
 
 KINDS = ("virtual_switch", "virtual_network", "host_interface")
 NOTHING: dict[str, Any] = {"virtual_switches": [], "virtual_networks": [], "host_interfaces": []}
@@ -53,7 +54,15 @@ def again(document: dict[str, Any]) -> None:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NetworkHost:
-    made = NetworkHost(tmp_path, monkeypatch)
+    return with_commits(NetworkHost(tmp_path, monkeypatch), monkeypatch)
+
+
+@pytest.fixture
+def managed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NetworkHost:
+    return with_commits(NetworkManagerHost(tmp_path, monkeypatch), monkeypatch)
+
+
+def with_commits(made: NetworkHost, monkeypatch: pytest.MonkeyPatch) -> NetworkHost:
     commit = Edit.commit
 
     def stepping(self: Edit, what: str) -> None:
@@ -118,6 +127,10 @@ def dies(host: NetworkHost, at: int, wanted: dict[str, Any], *exact: str) -> boo
 
 @cases
 def test_killed_at_every_step_the_next_run_finishes(host: NetworkHost, wanted: Any) -> None:
+    killed_at_every_step(host, wanted)
+
+
+def killed_at_every_step(host: NetworkHost, wanted: Any) -> None:
     made = removed = 1
     while dies(host, made, wanted):
         step = host.steps[-1]
@@ -151,6 +164,10 @@ def moved(there: str, kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kill", [False, True])
 def test_an_uplink_moves_between_implementations_and_back(host: NetworkHost, kill: bool) -> None:
+    moves_and_back(host, kill)
+
+
+def moves_and_back(host: NetworkHost, kill: bool) -> None:
     first, second = moved("br-a", "openvswitch"), moved("br-b", "linux_bridge")
     apply(first)
     mac = host.devices["app0"].mac
@@ -238,3 +255,103 @@ def test_a_bridge_of_somebody_else_is_left_alone(host: NetworkHost) -> None:
     with pytest.raises(ValidateError, match="another network device"):
         apply(document("linux_bridge"))
     assert gather(OnlyNetwork(), KINDS) == NOTHING
+
+
+def without_isolation(whole: dict[str, Any]) -> dict[str, Any]:
+    """Return a document without what NetworkManager cannot keep on a Linux bridge."""
+    networks = [
+        {name: value for name, value in entry.items() if name != "isolated"} for entry in whole["virtual_networks"]
+    ]
+    return {**whole, "virtual_networks": networks}
+
+
+MANAGED_CASES = {
+    "openvswitch": CASES["openvswitch"],
+    "openvswitch, bonded": CASES["openvswitch, bonded"],
+    "linux_bridge": without_isolation(CASES["linux_bridge"]),
+    "linux_bridge, bonded": without_isolation(CASES["linux_bridge, bonded"]),
+    "nat": {**NAT, "virtual_switches": [{"name": "nat0", "type": "nat", "nat": {"gateway": "10.9.0.1/24"}}]},
+}
+managed_cases = pytest.mark.parametrize("wanted", MANAGED_CASES.values(), ids=MANAGED_CASES)
+
+
+@managed_cases
+def test_with_network_manager_second_run_and_gathered_state_change_nothing(managed: NetworkHost, wanted: Any) -> None:
+    apply(wanted)
+    again(wanted)
+    apply(NOTHING, *KINDS)
+    assert managed.left() == []
+    assert all(device.master is None for device in managed.devices.values())
+
+
+@managed_cases
+def test_with_network_manager_killed_at_every_step_the_next_run_finishes(managed: NetworkHost, wanted: Any) -> None:
+    killed_at_every_step(managed, wanted)
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_with_network_manager_an_uplink_moves_between_implementations_and_back(
+    managed: NetworkHost, kill: bool
+) -> None:
+    moves_and_back(managed, kill)
+
+
+def test_a_change_of_a_bridge_that_vms_are_on_is_made_while_it_is_in_use(managed: NetworkHost) -> None:
+    apply(without_isolation(document("linux_bridge")))
+    managed.steps = []
+    change = {"virtual_switches": [{"name": "br0", "mtu": 8000}]}
+    apply(change)
+    assert "nmcli device reapply br0" in managed.steps
+    assert not [step for step in managed.steps if "connection up" in step]
+    assert managed.devices["br0"].mtu == 8000
+    again(change)
+
+
+def switch(name: str, **fields: Any) -> dict[str, Any]:
+    return {"virtual_switches": [{"name": name, **fields}]}
+
+
+NAT_GATEWAY = {"gateway": "10.9.0.1/24"}
+DHCP = {"start": "10.9.0.10", "end": "10.9.0.20"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (switch("nat0", type="nat", nat={**NAT_GATEWAY, "dhcp": DHCP}), "gives out addresses only together with a NAT"),
+        (
+            switch("nat0", type="nat", nat={**NAT_GATEWAY, "gateway6": "fd00::1/64"}),
+            "router advertisements only together",
+        ),
+        (switch("br0", vlan_aware=False), "false cannot be kept by NetworkManager"),
+        ({"host_interfaces": [{"name": "app0", "network": "app", "accept_ra": True}]}, "allowed with dhcp6"),
+        (
+            {
+                "virtual_networks": [{"name": "apart", "switch": "br0", "vlan": 7, "isolated": True}],
+                "host_interfaces": [{"name": "apart0", "network": "apart"}],
+            },
+            "'apart' is isolated",
+        ),
+    ],
+)
+def test_what_network_manager_cannot_keep_is_refused_before_anything_changes(
+    managed: NetworkHost, change: Any, words: str
+) -> None:
+    apply(without_isolation(document("linux_bridge")))
+    managed.steps = []
+    with pytest.raises(ValidateError, match=words):
+        apply(change)
+    assert managed.steps == []
+
+
+def test_with_its_plugin_for_open_vswitch_network_manager_takes_no_port_of_ours(
+    managed: NetworkHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = managed.folder / "libnm-device-plugin-ovs.so"
+    plugin.touch()
+    monkeypatch.setattr(network_manager, "OPEN_VSWITCH_PLUGIN", (str(plugin),))
+    for wanted in (document("openvswitch"), MANAGED_CASES["nat"]):
+        with pytest.raises(ValidateError, match="remove package NetworkManager-ovs"):
+            apply(wanted)
+    assert managed.steps == []
+    apply(without_isolation(document("linux_bridge")))
