@@ -284,7 +284,7 @@ def test_with_network_manager_second_run_and_gathered_state_change_nothing(manag
     assert all(device.master is None for device in managed.devices.values())
 
 
-@managed_cases
+@pytest.mark.parametrize("wanted", [MANAGED_CASES[name] for name in ("openvswitch", "linux_bridge, bonded", "nat")])
 def test_with_network_manager_killed_at_every_step_the_next_run_finishes(managed: NetworkHost, wanted: Any) -> None:
     killed_at_every_step(managed, wanted)
 
