@@ -16,6 +16,7 @@ description:
   - In place, everything is made ready beside the VM before it is stopped, and its disks are kept until the restored ones
     are where they belong. What the VM has written since the backup is lost, so each run of such a task is a change.
   - As another VM, the second run of a task finds that the VM is there and changes nothing.
+  - On Proxmox VE the node checks an archive while it reads it, and replaces the disks of a VM in place one after another.
   - It is a module of its own and no state of M(bareforge.hypervisor.vm_backup), because what it changes is a VM, and
     because it takes what changing a VM takes.
   - What the platform cannot do is refused by name before anything is changed.

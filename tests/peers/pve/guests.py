@@ -14,11 +14,23 @@ import asyncio
 import json
 import re
 import time
+import urllib.parse
+import uuid
 from typing import Any
 
 from fakepve.lxc import SIZE_UNITS, format_size
-from fakepve.model import PveError, TaskError
-from fakepve.qemu import DRIVE_KEY, NEW_DISK, drives_of, is_cdrom, join_drive, split_drive, volume_ref, with_mac
+from fakepve.model import FakeVm, PveError, TaskError
+from fakepve.qemu import (
+    CREATE_ONLY,
+    DRIVE_KEY,
+    NEW_DISK,
+    drives_of,
+    is_cdrom,
+    join_drive,
+    split_drive,
+    volume_ref,
+    with_mac,
+)
 from fakepve.routing import die, param_error, split_list
 
 ALWAYS_AT_ONCE = re.compile(
@@ -50,6 +62,7 @@ class GuestState:
             ("PUT", f"{one}/unlink", self._qm_unlink),
             ("GET", "/cluster/nextid", self._next_id),
             ("POST", "/nodes/{node}/vzdump", self._vzdump),
+            ("GET", "/nodes/{node}/vzdump/extractconfig", self._extract_config),
         ]
 
     async def _next_id(self, v: Any, user: str) -> int:
@@ -315,6 +328,117 @@ class GuestState:
             store.setdefault("volumes", {})[name] = volume
 
         return str(await self.task(v["node"], "vzdump", vm.vmid, user, body, vm=vm, lock=False))
+
+    async def _extract_config(self, v: Any, user: str) -> str:
+        """PVE::API2::VZDump, extractconfig: the configuration as it is written in /etc/pve (PVE::QemuServer, write_vm_config)."""
+        return written_config(self._archive(v["volume"], "")["config"])
+
+    def _archive(self, volid: str, emsg: str) -> dict[str, Any]:
+        sid, name = volume_ref(volid)
+        kept = self._volumes(sid).get(name) if sid is not None else None
+        if kept is None:
+            raise die(f"{emsg}volume '{volid}' does not exist")
+        if kept.get("content") != "backup":
+            raise die(f"{emsg}'{volid}' is no backup archive")
+        return dict(kept)
+
+    async def _qm_create(self, v: Any, user: str) -> str:
+        if not v.get("archive"):
+            return str(await super()._qm_create(v, user))
+        # PVE::API2::Qemu, create_vm with an archive: what was there is replaced under its id, within one task.
+        self.need_quorum()
+        vmid = int(v["vmid"])
+        emsg = f"unable to restore VM {vmid} - "
+        override = {key: value for key, value in v.items() if key not in CREATE_ONLY}
+        for key in override:
+            if DRIVE_KEY.match(key):
+                raise param_error(**{key: "option conflicts with option 'archive'"})
+        archive = self._archive(v["archive"], emsg)
+        old = self.vm(vmid)
+        if self._qm_taken(vmid) and not (old is not None and v.get("force")):
+            raise die(f"{emsg}VM {vmid} already exists on node '{self.guest(vmid).node}'")
+        if old is not None and old.node != v["node"]:
+            raise die(f"{emsg}VM {vmid} already exists on node '{old.node}'")
+        if old is not None:
+            self._check_lock(old)
+        vm = old or FakeVm(vmid, f"VM {vmid}", node=v["node"])
+        if old is None:
+            self.vms.append(vm)
+        self._qm_lock(vm, "create")
+
+        async def body() -> None:
+            try:
+                if str(vm.config.get("protection") or "0") == "1":
+                    raise TaskError(f"{emsg}protection mode enabled")
+                if vm.status == "running":
+                    raise TaskError(f"{emsg}vm is running")
+                self._restore(vm, archive["config"], override, v)
+            except TaskError:
+                if old is None:
+                    self.vms.remove(vm)
+                else:
+                    self._qm_lock(vm, None)
+                raise
+            self._qm_lock(vm, None)
+            if v.get("pool"):
+                self._pool_join(v["pool"], vmid)
+            if v.get("start"):
+                vm.status = vm.qmpstatus = "running"
+
+        return str(await self.task(v["node"], "qmrestore", vmid, user, body, vm=vm))
+
+    def _restore(self, vm: Any, archived: dict[str, Any], override: dict[str, Any], v: Any) -> None:
+        config = dict(archived)
+        drives = drives_of(config)
+        for _key, volume, options in drives:
+            sid = v.get("storage") or volume_ref(volume)[0]
+            if sid is None or (is_cdrom(volume, options) and "cloudinit" not in volume):
+                continue
+            if sid not in self.storages or "images" not in split_list(self.storages[sid].get("content")):
+                raise TaskError(f"storage '{sid}' does not support vm images")
+        restored = {key for key, _volume, _options in drives}
+        kept: list[str] = []
+        for key, volume, options in drives_of(vm.config):
+            if not self._owned(vm.vmid, volume):
+                continue
+            if key in restored or is_cdrom(volume, options):
+                self._qm_free(volume)
+            else:
+                kept.append(volume)
+        vm.snapshots.clear()
+        for key, volume, options in drives:
+            sid = v.get("storage") or volume_ref(volume)[0]
+            if "cloudinit" in volume:
+                config[key] = join_drive(self._qm_alloc_cloudinit(sid, vm.vmid)[0], options)
+            elif sid is not None and not is_cdrom(volume, options):
+                size = sum(SIZE_UNITS[text[-1]] * int(text[:-1]) for text in [str(options.get("size", "1M"))])
+                config[key] = join_drive(self._qm_alloc(sid, vm.vmid, None, size)[0], options)
+        for key in [key for key in config if re.fullmatch(r"unused\d+|lock|vmstate|parent", key)]:
+            del config[key]
+        if v.get("unique"):
+            for key in [key for key in config if re.fullmatch(r"net\d+", key)]:
+                config[key] = with_mac(re.sub(r"=(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", "", str(config[key]), count=1))
+            config["smbios1"] = f"uuid={uuid.uuid4()}"
+        config["vmgenid"] = str(uuid.uuid4())
+        config.update(override)
+        vm.config, vm.pending = config, {}
+        for volume in kept:
+            self._set_aside(vm, volume)
+        vm.name = config.get("name") or f"VM {vm.vmid}"
+
+
+def written_config(config: dict[str, Any]) -> str:
+    """Return a configuration as it is written in a file (PVE::QemuServer, write_vm_config; PVE::Tools, encode_text)."""
+    lines = []
+    for line in str(config.get("description") or "").split("\n"):
+        escaped = urllib.parse.quote(
+            line, safe="".join(map(chr, (*range(0x20, 0x25), *range(0x26, 0x3A), *range(0x3B, 0x7F))))
+        )
+        lines.append(f"#{escaped}")
+    if lines[-1] == "#":
+        lines.pop()
+    lines.extend(f"{key}: {value}" for key, value in sorted(config.items()) if key not in ("description", "digest"))
+    return "\n".join(lines) + "\n"
 
 
 async def settle(peer: Any) -> None:

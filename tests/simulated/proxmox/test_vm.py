@@ -363,7 +363,7 @@ def test_an_id_that_another_run_takes_meanwhile_is_left_to_it(node):
     platform = node.platform()
     platform.resources()
     node.peer.add_vm(100, "other", config={"memory": 16})
-    guest, task = platform.owner("vm")._new(
+    guest, task = platform.owner("vm").new_guest(
         ("nodes", "pve1", "qemu"), "vmid", {"name": "web", "memory": 16}, "making it"
     )
     assert guest.vmid == 101 and task.upid

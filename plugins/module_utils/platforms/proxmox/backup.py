@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ...engine.change import Change
 from ...engine.platform import Context, Interface
-from ...errors import ApplyError, Problem
+from ...errors import ApplyError, Problem, ValidateError
 from ...model.compute import Backup
 from ...model.document import State
-from ...model.schema import ModelObject
+from ...model.operation import Operation
+from ...model.schema import ModelObject, Plain
 from ...model.types import show
 from ...transports.proxmox import Job, Read, Task
 from .jobs import carry_out
+from .restore import Order, Restoring
 
 NOTE = re.compile(r"^bareforge (\{.*\})$", re.MULTILINE)
 
@@ -36,10 +38,15 @@ class ProxmoxBackups(Interface):
     def __init__(self, platform: Any) -> None:
         self.platform = platform
         self._volumes: Dict[Tuple[Any, ...], str] = {}
+        self._only: Optional[str] = None
+
+    def look_in(self, target: str) -> None:
+        """Look for backups in one storage only."""
+        self._only = target
 
     def read(self, kinds: Collection[str], names: Mapping[str, Collection[str]]) -> State:
         session = self.platform.session
-        pools = _pools(self.platform.storages())
+        pools = [name for name in _pools(self.platform.storages()) if self._only in (None, name)]
         reads = [Read(("nodes", session.node, "storage", pool, "content"), {"content": "backup"}) for pool in pools]
         by_id = {guest.vmid: guest.name for guest in self.platform.listed_guests()}
         found: Dict[Any, ModelObject] = {}
@@ -51,6 +58,34 @@ class ProxmoxBackups(Interface):
                     found[backup.key] = backup
                     self._volumes[backup.key] = str(entry["volid"])
         return {"backup": found}
+
+    def restore(
+        self,
+        key: Tuple[str, str],
+        new_name: Optional[str],
+        power: Optional[str],
+        operation: Operation,
+        check: bool = False,
+        progress: Optional[Callable[[str], None]] = None,
+    ) -> Plain:
+        """Bring a VM back from a backup and return the task's result.
+
+        key: the VM and the name of the backup. new_name, power: as in :class:`restore.Order`.
+        Raises ValidateError before anything is touched, ReadError, ApplyError, VerifyError.
+        """
+        pools = _pools(self.platform.storages())
+        if self._only is not None and self._only not in pools:
+            there = ", ".join(pools) or "none"
+            problem = f"{show(self._only)} is no storage that takes backups; there are: {there}"
+            raise ValidateError([Problem("target", problem)])
+        self.read(self.KINDS, {})
+        volume = self._volumes.get(key)
+        if volume is None:
+            names = ", ".join(show(name) for vm, name in sorted(self._volumes) if vm == key[0]) or "none"
+            raise ValidateError(
+                [Problem("name", f"VM {show(key[0])} has no backup {show(key[1])}; there are: {names}")]
+            )
+        return Restoring(self.platform, Order(key, volume, new_name, power), operation).restore(check, progress)
 
     def validate(self, change: Change, context: Context) -> Iterable[Problem]:
         backup = change.after

@@ -175,7 +175,7 @@ class ProxmoxTemplates(Interface):
             if origin is None:
                 raise ApplyError(f"{template.place.field('source').field('vm').text}: VM {source.vm!r} is gone")
             params: Dict[str, Any] = {"full": 1, "storage": template.pool}
-            guest, task = vms._new(("nodes", session.node, "qemu", origin.vmid, "clone"), "newid", params, what)
+            guest, task = vms.new_guest(("nodes", session.node, "qemu", origin.vmid, "clone"), "newid", params, what)
         else:
             image = (str(_import_storage(self.platform.storages())), _file_of(template))
             algorithm, _colon, digest = str(template.checksum).partition(":")
@@ -189,7 +189,7 @@ class ProxmoxTemplates(Interface):
             upid = session.ask("POST", ("nodes", session.node, "storage", image[0], "download-url"), params).data
             yield Task(str(upid), f"fetching {source.url}")
             params = self._hardware(template, f"{image[0]}:import/{image[1]}")
-            guest, task = vms._new(("nodes", session.node, "qemu"), "vmid", params, what)
+            guest, task = vms.new_guest(("nodes", session.node, "qemu"), "vmid", params, what)
         yield task
         path = ("nodes", session.node, "qemu", guest.vmid)
         yield Task(

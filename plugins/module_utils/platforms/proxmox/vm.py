@@ -252,7 +252,7 @@ class ProxmoxVms(Interface):
         if not isinstance(change.after, Vm):
             guest = self._known(change)
             if guest.runs:
-                yield from self._stop(guest, context)
+                yield from self.stop(guest, context)
             yield from self._destroy(guest)
         elif change.before is None:
             yield from self._make(change.after, context)
@@ -281,7 +281,7 @@ class ProxmoxVms(Interface):
             params = {**wanted.config, "name": vm.name}
             if vm.resource_pool:
                 params["pool"] = self.platform.pool_path(vm.resource_pool)
-            guest, task = self._new(("nodes", session.node, "qemu"), "vmid", params, f"making VM {show(vm.name)}")
+            guest, task = self.new_guest(("nodes", session.node, "qemu"), "vmid", params, f"making VM {show(vm.name)}")
             yield task
         else:
             linked = self._is_linked(vm, template)
@@ -292,7 +292,7 @@ class ProxmoxVms(Interface):
             if vm.resource_pool:
                 params["pool"] = self.platform.pool_path(vm.resource_pool)
             what = f"cloning template {show(vm.template)} for VM {show(vm.name)}"
-            guest, task = self._new(self._path(template.vmid, "clone"), "newid", params, what)
+            guest, task = self.new_guest(self._path(template.vmid, "clone"), "newid", params, what)
             yield task
             guest.take(session.ask("GET", self._path(guest.vmid, "config"), {"current": 1}).data)
             first = next((key for key, _name, _parts in guest.disks()), None)
@@ -301,7 +301,7 @@ class ProxmoxVms(Interface):
             wanted = Wanted(known, guest, networks, self.platform.storages())
             wanted.add_cloud_init_drive()
             yield from self._configure(guest, wanted, name=str(vm.name))
-        yield from self._bring_to(guest, str(vm.power))
+        yield from self.bring_to(guest, str(vm.power))
 
     def _is_linked(self, vm: Vm, template: Guest) -> bool:
         if vm.clone:
@@ -310,7 +310,7 @@ class ProxmoxVms(Interface):
         elsewhere = any(disk.pool and disk.pool != pool for disk in (vm.disks or ())[:1])
         return not elsewhere and self.platform.storages().get(pool, {}).get("type") not in NO_LINKED_CLONES
 
-    def _new(self, path: Sequence[Any], field: str, params: Mapping[str, Any], what: str) -> Any:
+    def new_guest(self, path: Sequence[Any], field: str, params: Mapping[str, Any], what: str) -> Any:
         """Start what makes a VM under a free id; returns the VM and the task.
 
         Another run may take the same id at the same time: PVE gives it to the first and refuses the second, which takes the next.
@@ -331,7 +331,7 @@ class ProxmoxVms(Interface):
     def _update(self, change: Change, vm: Vm, context: Context) -> Job:
         guest = self._known(change)
         if guest.runs and (POWER_CYCLE in change.needs or vm.power == "stopped"):
-            yield from self._stop(guest, context)
+            yield from self.stop(guest, context)
         roots = frozenset(field.partition(".")[0].partition("[")[0] for field in change.fields)
         if roots - {"power", "resource_pool"}:
             wanted = Wanted(vm, guest, _networks(context), self.platform.storages(), roots)
@@ -340,7 +340,7 @@ class ProxmoxVms(Interface):
             yield from self._configure(guest, wanted)
         if "resource_pool" in roots:
             self._move_to_pool(guest, change)
-        yield from self._bring_to(guest, str(vm.power))
+        yield from self.bring_to(guest, str(vm.power))
 
     def _configure(self, guest: Guest, wanted: Wanted, name: Optional[str] = None) -> Job:
         """Change a VM's configuration; a new name comes last, as the sign that all else is done."""
@@ -384,7 +384,8 @@ class ProxmoxVms(Interface):
 
     # -- power ---------------------------------------------------------------------------------------------------------
 
-    def _stop(self, guest: Guest, context: Context) -> Job:
+    def stop(self, guest: Guest, context: Context) -> Job:
+        """Stop a VM as the task's operation says. Raises ApplyError where it does not within the time."""
         session = self.platform.session
         operation = context.operation
         timeout = operation.shutdown_timeout or 0
@@ -404,7 +405,8 @@ class ProxmoxVms(Interface):
                 ) from error
         guest.status, guest.paused = "stopped", False
 
-    def _bring_to(self, guest: Guest, power: str) -> Job:
+    def bring_to(self, guest: Guest, power: str) -> Job:
+        """Start, suspend or resume a VM, so that it is in the state `power`."""
         session = self.platform.session
         if power in ("running", "suspended") and not guest.runs:
             upid = session.ask("POST", self._path(guest.vmid, "status", "start"), {}).data
