@@ -2,10 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The action of the module vm_migrate: asks both hosts for one step after another, which only the controller can."""
+"""The action of the module vm_migrate: asks both hosts, which only the controller can.
+
+Hosts that the engine runs on are asked for one step after another. Where platforms have an API that moves VMs, the first host
+is asked to, and both are looked at.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,17 +18,22 @@ from ansible.template import Templar
 
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import Call
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import with_host
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.migration import MigrationByApi
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import (
     BareforgeError,
     NotSupportedError,
     Problem,
     ValidateError,
+    VerifyError,
 )
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.model.types import show
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.migration import new_identifier
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.registry import platform_class
 from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.action_base import HypervisorAction
+from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.connection_settings import resolve
 from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.host_python import ask
+from ansible_collections.bareforge.hypervisor.plugins.plugin_utils.plain import plain
 
 LIMITS = ("timeout", "bandwidth", "max_downtime", "auto_converge", "full_copy")
 SSH_PORT = 22
@@ -48,12 +58,16 @@ class ActionModule(HypervisorAction):
         call = self.definition.parse({**arguments, "platform": self._platform_name(arguments, variables)})
         self._variables = variables
         platform = str(call.values["platform"])
-        if not platform_class(platform).RUNS_ON_HOST:
-            raise NotSupportedError([Problem("destination", f"platform {platform} cannot move VMs in this way")])
+        cls = platform_class(platform)
+        if "vm_migrate" not in cls.declared_capabilities():
+            raise NotSupportedError([Problem("destination", f"platform {platform} cannot move VMs")])
         destination = str(call.values["destination"])
         self._check_destination(destination, host, platform)
         try:
-            result = self._migrate(call, host, destination)
+            if cls.RUNS_ON_HOST:
+                result = self._migrate(call, host, destination)
+            else:
+                result = self._migrate_by_api(cls, call, host, destination, secrets)
         except _BrokenOff as broken:
             return broken.result
         if not self._task.diff:
@@ -150,6 +164,60 @@ class ActionModule(HypervisorAction):
         result["migration"] = {**figures, "downtime": arrived["downtime"], "live": offer["power"] != "stopped"}
         return result
 
+    def _migrate_by_api(
+        self, cls: type[Platform], call: Call, source: str, target: str, secrets: list[str]
+    ) -> dict[str, Any]:
+        """Let the API of the first host move the VM. Each host is reached as its own tasks reach it."""
+        settings = self._settings(call, self._variables, source)
+        reached = {
+            **settings,
+            **resolve(None, lambda name: plain(self._of(target, name)), target),
+        }
+        secrets.extend(str(found["password"]) for found in (settings, reached) if found.get("password"))
+        here, there = cls(settings), cls(reached)
+        try:
+            return self._between(here, there, call, source, target)
+        finally:
+            here.close()
+            there.close()
+
+    def _between(self, here: Platform, there: Platform, call: Call, source: str, target: str) -> dict[str, Any]:
+        name, check = str(call.values["name"]), bool(self._task.check_mode)
+        limits = {limit: call.values[limit] for limit in LIMITS if call.values.get(limit) is not None}
+        first, second = (
+            next(item for item in platform.interfaces if isinstance(item, MigrationByApi)) for platform in (here, there)
+        )
+        for option in ("address", "port"):
+            if call.values.get(option) is not None:
+                text = f"goes with platforms whose hosts talk through SSH, not with {here.NAME}"
+                raise ValidateError([Problem(option, text)])
+        first.check_destination(second)
+
+        def progress(line: str) -> None:
+            self._display.v(line, host=source)
+
+        with contextlib.nullcontext() if check else here.lock():
+            if not check:
+                here.recover()
+            before = first.described(name)
+            if before is None:
+                vm = second.described(name)
+                if vm is None:
+                    raise self._nowhere(name, source, target)
+                return self._result(False, source, target, vm, vm)
+            figures = first.migrate(name, second, limits, check, progress if self._display.verbosity else None)
+            if check:
+                return self._result(True, source, target, before, before)
+            after = second.described(name)
+        if after is None:
+            raise VerifyError(f"did not take: VM {show(name)} is not on {show(target)}")
+        return {**self._result(True, source, target, before, after), "migration": figures}
+
+    @staticmethod
+    def _nowhere(name: str, source: str, target: str) -> ValidateError:
+        text = f"there is no VM {show(name)}, neither on {show(source)} nor on {show(target)}"
+        return ValidateError([Problem("name", text)])
+
     def _take_back(
         self, source: str, target: str, identifier: str, common: Mapping[str, Any], broken: _BrokenOff
     ) -> None:
@@ -167,14 +235,7 @@ class ActionModule(HypervisorAction):
         step = "offer" if self._task.check_mode else "settle"
         vm = self._ask(target, step, **common).get("vm")
         if vm is None:
-            raise ValidateError(
-                [
-                    Problem(
-                        "name",
-                        f"there is no VM {show(common['name'])}, neither on {show(source)} nor on {show(target)}",
-                    )
-                ]
-            )
+            raise self._nowhere(str(common["name"]), source, target)
         if left and not self._task.check_mode:
             self._ask(source, "leave", **common)
         return self._result(left, source, target, vm, vm)

@@ -19,6 +19,9 @@ description:
   - It is refused before anything is changed where the VM has snapshots or a medium in its drive, and where the other host
     lacks a network, a pool, the template, memory or space.
   - Until the VM is on the other host it is whole where it was. A run that was killed is finished or taken back by the next.
+  - On Proxmox VE, both hosts are nodes of one cluster, which moves the VM by its own means; storages may be shared.
+    O(address), O(port), O(max_downtime) and O(auto_converge=false) are refused there, and a linked clone with disks on its
+    node becomes a full one.
   - A second run finds the VM there and changes nothing.
 author: Bareforge contributors (@bareforge)
 extends_documentation_fragment:
@@ -103,9 +106,11 @@ migration:
       sample: 210
     memory:
       description: How much memory was copied, in bytes, pages that were copied again among them.
+      returned: on KVM hosts
       type: int
     disks:
       description: How much of the disks was copied, in bytes.
+      returned: on KVM hosts
       type: int
 phase:
   description:

@@ -53,6 +53,13 @@ class GuestState:
         self.storages["local"]["content"] = "iso,vztmpl,backup,import"
         self.cloudinit_regenerated: list[int] = []
         self.backup_number = 0
+        # How many seconds a migration takes, and which of them were stopped.
+        self.migration_secs = 0.0
+        self.migrating: dict[int, bool] = {}
+        self.stopped_migrations: set[int] = set()
+        # Which node answers at which port; the first one at all others.
+        self.ports: dict[int, str] = {}
+        self.in_cluster = True
 
     def _routes_guests(self) -> list[Any]:
         one = "/nodes/{node}/qemu/{vmid}"
@@ -63,6 +70,9 @@ class GuestState:
             ("GET", "/cluster/nextid", self._next_id),
             ("POST", "/nodes/{node}/vzdump", self._vzdump),
             ("GET", "/nodes/{node}/vzdump/extractconfig", self._extract_config),
+            ("GET", f"{one}/migrate", self._qm_preconditions),
+            ("POST", f"{one}/migrate", self._qm_migrate),
+            ("DELETE", "/nodes/{node}/tasks/{upid}", self._task_stop),
         ]
 
     async def _next_id(self, v: Any, user: str) -> int:
@@ -328,6 +338,104 @@ class GuestState:
             store.setdefault("volumes", {})[name] = volume
 
         return str(await self.task(v["node"], "vzdump", vm.vmid, user, body, vm=vm, lock=False))
+
+    # -- migration -----------------------------------------------------------------------------------------------------
+
+    def _qm_local(self, vm: Any) -> list[dict[str, Any]]:
+        """Return the volumes of a VM that lie on its node only (PVE::QemuMigrate::Helpers)."""
+        found = []
+        for _key, volume, options in drives_of(vm.config):
+            sid, name = volume_ref(volume)
+            if sid is not None and not self.storages[sid].get("shared"):
+                size = int((self._volumes(sid).get(name) or {}).get("size", 0))
+                found.append({"volid": volume, "size": size, "cdrom": int(is_cdrom(volume, options)), "is_unused": 0})
+        return found
+
+    def _qm_lacking(self, vm: Any, target: str) -> list[str]:
+        used = {volume_ref(volume)[0] for _key, volume, _options in drives_of(vm.config)}
+        nodes = {sid: split_list(self.storages[sid].get("nodes")) for sid in used if sid is not None}
+        return sorted(sid for sid, allowed in nodes.items() if allowed and target not in allowed)
+
+    async def _qm_preconditions(self, v: Any, user: str) -> dict[str, Any]:
+        vm = self.find(v["node"], v["vmid"])
+        others = [name for name in sorted(self.nodes) if name != vm.node]
+        refused = {name: {"unavailable_storages": self._qm_lacking(vm, name)} for name in others}
+        refused = {name: why for name, why in refused.items() if why["unavailable_storages"]}
+        return {
+            "running": int(vm.status == "running"),
+            "allowed_nodes": [name for name in others if name not in refused],
+            "not_allowed_nodes": refused,
+            "local_disks": self._qm_local(vm),
+            "local_resources": [key for key in sorted(vm.config) if re.match(r"hostpci\d|usb\d", key)],
+            "mapped-resources": [],
+            "mapped-resource-info": {},
+            "has-dbus-vmstate": 1,
+        }
+
+    async def _qm_migrate(self, v: Any, user: str) -> str:
+        self.need_quorum()
+        vm, target = self.find(v["node"], v["vmid"]), v["target"]
+        if target == vm.node:
+            raise param_error(target="target is local node.")
+        if target not in self.nodes:
+            raise die(f"no such cluster node '{target}'")
+        if not self.nodes[target].get("online", True):
+            raise die(f"target node '{target}' is not online" if vm.status == "running" else "no route to host")
+        self._check_lock(vm)
+        running = vm.status == "running"
+        if running and not v.get("online"):
+            raise die("can't migrate running VM without --online")
+        for sid in self._qm_lacking(vm, target):
+            raise die(f"storage '{sid}' is not available on node '{target}'")
+
+        async def body() -> str:
+            for entry in self._qm_local(vm):
+                volume = entry["volid"]
+                if entry["cdrom"] and "cloudinit" not in volume:
+                    raise TaskError(f"can't migrate local cdrom '{volume}'")
+                if entry["cdrom"]:
+                    continue
+                if running and not v.get("with-local-disks"):
+                    raise TaskError(
+                        f"can't live migrate attached local disks without with-local-disks option ({volume})"
+                    )
+                if running and vm.snapshots:
+                    raise TaskError("online storage migration not possible if non-replicated snapshot exists")
+                parent = re.search(r"(base-\d+-[^/]+)/", volume)
+                if not running and parent:
+                    raise TaskError(f"can't migrate '{volume}' as it's a clone of '{parent.group(1)}'")
+            self._qm_lock(vm, "migrate")
+            self.migrating[vm.vmid] = True
+            try:
+                waited = 0.0
+                while waited < self.migration_secs:
+                    await asyncio.sleep(0.02)
+                    waited += 0.02
+                    if vm.vmid in self.stopped_migrations:
+                        raise TaskError("unexpected status")
+                vm.node = target
+            finally:
+                self._qm_lock(vm, None)
+            return "migration completed, transferred 128.0 MiB VM-state\nmigration active, transferred, downtime 37 ms"
+
+        return str(await self.task(v["node"], "qmigrate", vm.vmid, user, body, vm=vm))
+
+    async def _task_stop(self, v: Any, user: str) -> None:
+        record = self.tasks.get(v["upid"])
+        if record is None:
+            raise die("no such task")
+        self.stopped_migrations.add(int(record["id"]))
+
+    async def _cluster_status(self, request: Any) -> Any:
+        """The node that is asked tells that it is the local one; each has a port of its own."""
+        from fakepve.server import ok
+
+        answer = json.loads((await super()._cluster_status(request)).text)["data"]
+        local = self.ports.get(request.transport.get_extra_info("sockname")[1])
+        for entry in answer:
+            if local is not None and entry["type"] == "node":
+                entry["local"] = int(entry["name"] == local)
+        return ok(answer if self.in_cluster else [entry for entry in answer if entry.get("local")])
 
     async def _extract_config(self, v: Any, user: str) -> str:
         """PVE::API2::VZDump, extractconfig: the configuration as it is written in /etc/pve (PVE::QemuServer, write_vm_config)."""

@@ -44,6 +44,8 @@ class NetworkState:
                 "gateway": "192.0.2.1",
             },
         }
+        # What other nodes of the cluster have, where it is something else.
+        self.elsewhere: dict[str, dict[str, dict[str, Any]]] = {}
         self.staged: dict[str, dict[str, Any]] | None = None
         self.applied = 0
         self.reload_error: str | None = None
@@ -97,7 +99,7 @@ class NetworkState:
         wanted = v.get("type")
         return [
             self._shown(name, entry)
-            for name, entry in sorted(self.written.items())
+            for name, entry in sorted(self.elsewhere.get(v["node"], self.written).items())
             if wanted is None
             or entry["type"] == wanted
             or (wanted == "any_bridge" and entry["type"] in ("bridge", "OVSBridge"))

@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from fakepve.certs import make_cert
 
 from .peer import PvePeer
@@ -90,6 +91,21 @@ class Serving:
             "validate_certs": True,
             "timeout": 30,
         }
+
+    def add_node(self, name: str) -> int:
+        """Add a node to the cluster, and return the port at which it answers itself."""
+        self.peer.add_node(name)
+        known = next((port for port, node in self.peer.__dict__["ports"].items() if node == name), None)
+        return known or int(self.call(self._listen(name)))
+
+    async def _listen(self, name: str) -> int:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*certificate())
+        before = set(self.peer.runner.addresses)
+        await web.TCPSite(self.peer.runner, HOST, 0, ssl_context=context).start()
+        port = next(address[1] for address in self.peer.runner.addresses if address not in before)
+        self.peer.ports[port] = name
+        return int(port)
 
     def close(self) -> None:
         """End it."""

@@ -23,6 +23,7 @@ from .firewall import ProxmoxFirewall
 from .guests import Guest, list_guests, read_configurations
 from .hardening import ProxmoxHardening
 from .inventory import ProxmoxInventory
+from .migration import ProxmoxMigration
 from .network import ProxmoxNetwork
 from .node_facts import node_facts
 from .node_network import NodeNetwork
@@ -56,6 +57,7 @@ class ProxmoxPlatform(Platform):
         ProxmoxPortAcls,
         ProxmoxSnapshots,
         ProxmoxBackups,
+        ProxmoxMigration,
         ProxmoxInventory,
         ProxmoxHardening,
     )
