@@ -38,6 +38,7 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.reg
 
 from .confirmation import confirm
 from .connection_settings import resolve
+from .host_python import ask
 from .plain import as_text, plain
 
 COLLECTION = "bareforge.hypervisor"
@@ -172,7 +173,25 @@ class HypervisorAction(ActionBase):
         settings = resolve(call.values.get("connection"), lambda name: self._variable(name, variables), host)
         settings["session_folder"] = C.DEFAULT_LOCAL_TMP
         settings["lock_folder"] = os.path.join(os.path.expanduser(C.ANSIBLE_HOME), "bareforge")
+        settings["ask_host"] = lambda request: self._ask_guard(request, variables, host)
         return settings
+
+    def _ask_guard(self, request: Mapping[str, Any], variables: Mapping[str, Any], host: str) -> dict[str, Any]:
+        """Let the host that an API is of do a step of its guard, over Ansible's connection. Raises ConnectError and the like."""
+        hostvars = variables.get("hostvars") or {}
+        raw = getattr(hostvars, "raw_get", None)
+        known = dict(raw(host) if raw is not None else hostvars.get(host) or variables)
+        context = self._play_context
+        if context.become:
+            known.setdefault("ansible_become", True)
+            known.setdefault("ansible_become_method", context.become_method)
+            known.setdefault("ansible_become_user", context.become_user)
+        if context.remote_user:
+            known.setdefault("ansible_user", context.remote_user)
+        if str(known.get("ansible_connection") or "") == "local":
+            raise ConnectError("ansible_connection is local, which leads to the controller")
+        self._display.vv(f"guard: {request['step']}", host=host)
+        return ask(host, known, {**request, "verbosity": self._display.verbosity}, self._loader, entry="guarding")
 
     def _perform_here(self, definition: ModuleDefinition, platform: Platform, call: Call, host: str) -> dict[str, Any]:
         def progress(line: str) -> None:

@@ -102,10 +102,14 @@ class KvmGuard(Guard):
         files = [path for change in changes if change.kind == "user" for path in key_files(str(change.key[0]))]
         return self.arm_parts(parts, timeout, files)
 
+    def part(self, name: str) -> Part:
+        """Return a part of the host by its name."""
+        return _part(name, renderer_of_host.renderer())
+
     def arm_parts(self, parts: Collection[str], timeout: int, files: Sequence[str] = ()) -> Plain:
         """Store the undo of parts of the host and start its timer.
 
-        parts: keys of PARTS. timeout: seconds without confirmation after which the host undoes. files: paths beside those
+        parts: names of parts. timeout: seconds without confirmation after which the host undoes. files: paths beside those
         of the parts.
         Returns what `confirm` and `undo` need: the token. Raises GuardError.
         """
@@ -194,7 +198,7 @@ class KvmGuard(Guard):
             raise GuardError("the source of the undo is not at hand")
         write_atomically(os.path.join(folder, "undo.py"), source.encode("utf-8"), 0o600)
         renderer = renderer_of_host.renderer()
-        looked_after = {part: _part(part, renderer) for part in parts}
+        looked_after = {part: self.part(part) for part in parts}
         paths = [pattern for part in parts for pattern in looked_after[part].paths]
         paths.extend(glob.escape(path) for path in files)
         commands: List[Plain] = []
@@ -361,6 +365,7 @@ def _boot_unit(script: Sequence[str], renderer: str) -> str:
 [Unit]
 Description=Undo of a change of the management path that was not confirmed, by Bareforge
 After=ovsdb-server.service ovs-vswitchd.service {renderer} nftables.service bareforge-firewall.service
+After=networking.service pve-cluster.service
 
 [Service]
 Type=oneshot

@@ -14,8 +14,10 @@ from __future__ import annotations
 import copy
 import re
 import secrets
+import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from ...errors import ConnectError
 from ...transports.proxmox import ProxmoxSession
 from .notes import Comments
 
@@ -42,6 +44,9 @@ SENT = (
     "vlan-raw-device",
 )
 """What of an interface is sent back to the API; all else in an answer is derived from it or not ours."""
+
+OUT_OF_REACH = 30.0
+"""Seconds for which a node may not answer while its network is reloaded."""
 
 Interface = Dict[str, Any]
 
@@ -125,7 +130,20 @@ def transfer(session: ProxmoxSession, before: NodeNetwork, after: NodeNetwork) -
     except Exception:
         session.ask("DELETE", path, {})
         raise
-    session.wait({upid: "the reload of the node's network"})
+    _wait_for_reload(session, str(upid))
+
+
+def _wait_for_reload(session: ProxmoxSession, upid: str) -> None:
+    """Wait until the network is reloaded; the node may be out of reach for a while meanwhile."""
+    end = time.monotonic() + OUT_OF_REACH
+    while True:
+        try:
+            session.wait({upid: "the reload of the node's network"})
+            return
+        except ConnectError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(1.0)
 
 
 def _stamp_holder(network: NodeNetwork) -> str:

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from typing import Any, Collection, ContextManager, Dict, FrozenSet, List, Mapping, Optional, Set
 
-from ...engine.platform import Context, Platform
+from ...engine.platform import Context, Guard, Platform
 from ...errors import ReadError
 from ...model.document import State
 from ...model.storage import StoragePool
@@ -20,6 +20,7 @@ from ..file_lock import LOCK_TIMEOUT
 from .access import ProxmoxAccess
 from .backup import ProxmoxBackups
 from .firewall import ProxmoxFirewall
+from .guard import ProxmoxGuard
 from .guests import Guest, list_guests, read_configurations
 from .hardening import ProxmoxHardening
 from .inventory import ProxmoxInventory
@@ -216,6 +217,10 @@ class ProxmoxPlatform(Platform):
         return frozenset(str(ipaddress.ip_address(text)) for text in found if _is_address(text))
 
     # -- what the engine asks for --------------------------------------------------------------------------------------
+
+    def guard(self) -> Optional[Guard]:
+        ask = self.settings.get("ask_host")
+        return ProxmoxGuard(self, ask) if callable(ask) else None
 
     def lock(self) -> ContextManager[None]:
         timeout = float(self.settings.get("lock_timeout") or LOCK_TIMEOUT)
