@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -66,6 +67,37 @@ def test_later_stages_run_after_one_that_failed(
     )
     assert run_stages.main(["one", "two"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 1 failed"
+
+
+WAITS = """
+import os, pathlib, time
+deadline = time.monotonic() + 30
+while not pathlib.Path("began").exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+pathlib.Path("nice").write_text(str(os.nice(0)))
+"""
+
+
+def test_a_stage_that_waits_for_a_server_runs_beside_the_others_and_first(
+    monkeypatch: pytest.MonkeyPatch, report: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begins = check("import pathlib; pathlib.Path('began').touch(); raise SystemExit(1)")
+    monkeypatch.setattr(run_stages, "STAGES", {"one": lambda: [check(WAITS)], "two": lambda: [begins]})
+    monkeypatch.setattr(run_stages, "BESIDE", {"two"})
+    assert run_stages.main(["one", "two"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[-4:-2]] == ["one", "two"]
+    assert said[-1] == "1 passed, 1 failed"
+    assert int((report / "nice").read_text()) == min(19, os.nice(0) + 5)
+
+
+def test_what_was_shown_is_looked_at_when_all_has_run(monkeypatch: pytest.MonkeyPatch, report: Path) -> None:
+    shows = check("import time, pathlib; time.sleep(1); pathlib.Path('shown').touch()")
+    looks = check("import pathlib; assert pathlib.Path('shown').exists()")
+    monkeypatch.setattr(run_stages, "STAGES", {"two": lambda: [shows], "capabilities": lambda: [looks]})
+    monkeypatch.setattr(run_stages, "BESIDE", {"two"})
+    assert run_stages.main(["two", "capabilities"]) == 0
 
 
 def test_stage_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
