@@ -103,9 +103,9 @@ def qemu_command(
 ) -> list[str]:
     """Return the command line of the server; with ``snapshot`` it continues from that snapshot instead of booting."""
     cpu = "host" if spec.accelerator == "kvm" else "EPYC,+svm,+npt"
-    # With a thread for each processor QEMU can translate code at the very moment at which the other processor replaces
-    # it, and never learns of that: Linux rewrites its branches through breakpoints, and KVM does so whenever a guest
-    # switches its APIC on. Servers stood still for good, both processors at a breakpoint that was not in memory any more.
+    # With a thread for each processor QEMU can translate code at the very moment at which another processor replaces it, and
+    # never learns of that: Linux rewrites its branches through breakpoints, and KVM does so whenever a guest switches its
+    # APIC on. Servers stood still for good, both processors at a breakpoint that was not in memory any more.
     acceleration = "kvm" if spec.accelerator == "kvm" else "tcg,thread=single"
     argv = [QEMU, "-name", f"bareforge-lab-{spec.name}", "-nodefaults", "-no-user-config", "-display", "none"]
     argv += ["-machine", "q35", "-accel", acceleration, "-cpu", cpu, "-smp", str(spec.cpus), "-m", str(spec.memory)]

@@ -28,7 +28,8 @@ SERVER_IMAGES = ("kvm-host", "kvm-host-ready")
 GUEST_IMAGES = ("debian-guest", "tiny-guest")
 DEFAULT_IMAGE = "kvm-host"
 DEFAULT_MEMORY = 3072
-DEFAULT_CPUS = 2
+# One where it is emulated: QEMU would either race between two, or let each run for a tenth of a second while the other waits.
+CPUS = {"kvm": 2, "tcg": 1}
 DEFAULT_WIRES = 2
 _FILES = (
     *("known_hosts", "images.json", "image-server.port", "image-server.log", "image-server.pid"),
@@ -130,14 +131,15 @@ class Lab:
         old = server.spec if server.exists else None
         name = wanted["image"] or (old.image if old else DEFAULT_IMAGE)
         image = images.build(name)
+        accelerates = accelerator(image.kernel)
         return Spec(
             name=server.name,
             image=name,
             image_key=image.key,
             memory=wanted["memory"] or (old.memory if old else DEFAULT_MEMORY),
-            cpus=DEFAULT_CPUS,
+            cpus=CPUS[accelerates],
             wires=wanted["wires"] if wanted["wires"] is not None else (old.wires if old else DEFAULT_WIRES),
-            accelerator=accelerator(image.kernel),
+            accelerator=accelerates,
         )
 
     def down(self, names: Sequence[str] = (), *, now: bool = False) -> None:
