@@ -401,7 +401,8 @@ class KvmTuning(Interface):
                 systemd.systemctl("daemon-reload")
                 systemd.systemctl("start", name)
                 # libvirt looks for mounts when it starts. VMs go on meanwhile; where it rests, its socket starts it anew.
-                systemd.systemctl("try-restart", "libvirtd.service")
+                has_drivers = os.path.exists(self._path("run/libvirt/virtqemud-sock"))
+                systemd.systemctl("try-restart", "virtqemud.service" if has_drivers else "libvirtd.service")
 
 
 FIELDS_OF_FILE: Mapping[str, Callable[[Tuning], List[str]]] = {

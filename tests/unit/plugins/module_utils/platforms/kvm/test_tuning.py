@@ -375,6 +375,12 @@ def test_gigantic_pages_have_a_mount_of_their_own(bench: Bench) -> None:
     assert not list((bench.root / "etc/systemd/system/sysinit.target.wants").iterdir())
 
 
+def test_the_daemon_of_the_driver_finds_new_mounts_where_there_is_no_libvirtd(bench: Bench) -> None:
+    bench.put("run/libvirt/virtqemud-sock", "")
+    bench.apply(**GIGANTIC)
+    assert "systemctl try-restart virtqemud.service" in bench.log
+
+
 @pytest.mark.parametrize("writes", range(9))
 def test_killed_at_any_write_the_next_run_finishes(bench: Bench, writes: int) -> None:
     grub(bench)
