@@ -184,3 +184,13 @@ def test_everything_is_refused_before_anything_is_changed() -> None:
     last = max(number for number, kind in enumerate(kinds) if kind == "ansible.builtin.assert")
     changing = [kind for kind in kinds[:last] if kind in ("ansible.builtin.dnf", "ansible.builtin.systemd_service")]
     assert changing == []
+
+
+@pytest.mark.parametrize(("manager", "file"), [("apt", "apt"), ("dnf", "dnf"), ("dnf5", "dnf")])
+def test_updates_are_installed_by_what_the_host_has(manager: str, file: str) -> None:
+    include = redhat_task("Install the updates", "update_in_maintenance")["ansible.builtin.include_tasks"]
+    expression = include.removeprefix("install_with_{{ ").removesuffix(" }}.yml")
+    assert valued({"file": expression}, {"pkg_mgr": manager}, {}) == {"file": file}
+    assert (ROLE / f"tasks/install_with_{file}.yml").is_file()
+    that = redhat_task("Refuse a server whose packages", "updates")["ansible.builtin.assert"]["that"]
+    assert valued({"known": that}, {"pkg_mgr": manager}, {}) == {"known": True}

@@ -2,23 +2,25 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which updates a Debian or Ubuntu host has pending, and whether it has to be started anew, told without a change.
+"""Which updates a host has pending, and whether it has to be started anew, told without a change.
 
-apt is asked what it would do (apt-get(8), --simulate) with the package lists that the host has; nothing is fetched, no lock is
-taken and nothing of apt's is written. /run/reboot-required is what the packages' own scripts leave (Debian policy, 9.11 of
-unattended-upgrades and update-notifier); a kernel is compared with the one that runs, since not every host has those scripts.
+On Debian and Ubuntu, apt is asked what it would do (apt-get(8), --simulate) with the package lists that the host has; nothing is
+fetched, no lock is taken and nothing of apt's is written. /run/reboot-required is what the packages' own scripts leave (Debian
+policy, 9.11 of unattended-upgrades and update-notifier); a kernel is compared with the one that runs, since not every host
+has those scripts. Hosts with dnf are asked in `dnf_updates`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Iterator, List, Optional
 
 from ...engine.platform import Interface
 from ...errors import ReadError
-from . import programs
+from . import dnf_updates, programs
 from .host_reader import run_program
+from .kernels import KERNEL_NAME, newer_kernel, running_kernel
 
 APT_GET = "/usr/bin/apt-get"
 CACHE = "/var/cache/bareforge/apt"
@@ -36,12 +38,11 @@ INSTALL = re.compile(
 )
 # Debian and Ubuntu keep security updates in an archive of this ending, whose label Debian writes so.
 SECURITY = re.compile(r"Debian-Security:|-security$", re.IGNORECASE)
-KERNEL_NAME = re.compile(r"vmlinuz-(?P<version>[0-9].*?)(?P<flavour>-[a-z][a-z0-9-]*)?")
 BUILD = re.compile(r"(?:Debian|Ubuntu|#)\s*(?P<version>\d[\w.+~:-]*)")
 
 
 class LinuxUpdates(Interface):
-    """Tells the pending updates of a host with apt."""
+    """Tells the pending updates of a host with apt or dnf."""
 
     CAPABILITIES = frozenset({"updates"})
 
@@ -60,10 +61,12 @@ def read_updates(root: str = "/") -> Dict[str, Any]:
     `security` is the number of those that close security holes, `lists_time` when the package lists were last fetched
     (seconds since 1970, None for never); `reboot_required` and `reboot_reasons` tell of the start.
     root: where the host's file system begins, for all but what apt-get tells.
-    Raises ReadError where there is no apt-get, or it cannot tell.
+    Raises ReadError where there is neither apt-get nor dnf, or they cannot tell.
     """
     if not os.path.exists(APT_GET):
-        raise ReadError("there is no apt-get on the host, and of others the pending updates are not known")
+        if os.path.exists(dnf_updates.DNF):
+            return dnf_updates.read_updates(root)
+        raise ReadError("there is no apt-get on the host and no dnf, and of others the pending updates are not known")
     try:
         os.makedirs(os.path.join(CACHE, "archives", "partial"), mode=0o755, exist_ok=True)
     except OSError as error:
@@ -147,20 +150,12 @@ def _packages_that_ask(root: str) -> Iterator[str]:
 
 
 def _newer_kernels(root: str) -> Iterator[str]:
-    release = (programs.read_text(os.path.join(root, "proc/sys/kernel/osrelease")) or "").strip()
-    running = KERNEL_NAME.fullmatch(f"vmlinuz-{release}")
-    if not running:
+    newer = newer_kernel(root)
+    if newer is not None:
+        yield f"kernel {newer[0]} is installed, {newer[1]} runs"
         return
-    try:
-        names = os.listdir(os.path.join(root, "boot"))
-    except FileNotFoundError:
-        return
-    installed = [
-        match for match in map(KERNEL_NAME.fullmatch, names) if match and match["flavour"] == running["flavour"]
-    ]
-    newest = max(installed, key=lambda match: version_key(match["version"]), default=None)
-    if newest is not None and version_key(newest["version"]) > version_key(running["version"]):
-        yield f"kernel {newest.group()[len('vmlinuz-') :]} is installed, {release} runs"
+    release = running_kernel(root)
+    if not KERNEL_NAME.fullmatch(f"vmlinuz-{release}"):
         return
     package = f"linux-image-{release}"
     built = BUILD.search((programs.read_text(os.path.join(root, "proc/sys/kernel/version")) or "").rpartition("SMP")[2])
@@ -176,8 +171,3 @@ def installed_version(root: str, package: str) -> Optional[str]:
     found = re.search(rf"^Package: {re.escape(package)}\n(?:.+\n)*", text, re.MULTILINE)
     fields = dict(re.findall(r"^([A-Za-z-]+): (.*)$", found.group(), re.MULTILINE)) if found else {}
     return fields.get("Version") if fields.get("Status", "").endswith(" installed") else None
-
-
-def version_key(text: str) -> Tuple[Tuple[int, Any], ...]:
-    """Return what versions of kernels are ordered by: their numbers as numbers."""
-    return tuple((1, int(part)) if part.isdigit() else (0, part) for part in re.findall(r"\d+|[^\d]+", text))

@@ -16,14 +16,14 @@ from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.defi
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.engine.platform import Platform
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.errors import NotSupportedError, ReadError
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import updates as kvm_updates
-from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.linux import updates
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.linux import dnf_updates, updates
+from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.linux.kernels import version_key
 from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.linux.updates import (
     automatically_installed,
     lists_time,
     parse_simulation,
     read_updates,
     reboot_reasons,
-    version_key,
 )
 
 # As apt 2.6 of Debian 12 said it, and apt 2.7 of Ubuntu 24.04.
@@ -185,7 +185,8 @@ def test_apt_that_fails_and_apt_that_is_not_there(tmp_path: Path, monkeypatch: p
     with pytest.raises(ReadError, match="the pending updates cannot be told: E: The list of sources could not be read"):
         read_updates()
     monkeypatch.setattr(updates, "APT_GET", "/nowhere/apt-get")
-    with pytest.raises(ReadError, match="there is no apt-get on the host"):
+    monkeypatch.setattr(dnf_updates, "DNF", "/nowhere/dnf")
+    with pytest.raises(ReadError, match="there is no apt-get on the host and no dnf"):
         read_updates()
 
 
