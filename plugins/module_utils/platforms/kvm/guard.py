@@ -27,6 +27,7 @@ from ...engine.platform import Context, Guard
 from ...errors import ApplyError, BareforgeError, GuardError, ReadError
 from ...model.schema import Plain
 from ...transports import libvirt, nftables
+from ..linux.ssh_server import DEBIAN, ssh_unit, ssh_units
 from ..linux.users import key_files
 from . import guard_undo, network_manager, renderer_of_host, systemd
 from .host_files import read_json, write_atomically, write_json
@@ -38,11 +39,7 @@ from .routing import FORWARDING_FILE, ROUTING_FILE, saved_values
 
 GUARD_FOLDER = "/var/lib/bareforge/guard"
 GUARD_TARGET = "multi-user.target"
-UNIT_FOLDERS = ("/lib/systemd/system", "/usr/lib/systemd/system")
 CONFIRMED = "confirmed"
-SSH_UNITS = ("ssh.socket", "ssh.service")
-# Where there is no unit of Debian's names, these are.
-OTHER_SSH_UNITS = ("sshd.socket", "sshd.service")
 _VIRSH = "/usr/bin/virsh"
 _OVS_SOCKET = "/run/openvswitch/db.sock"
 _KEPT_SECONDS = 24 * 3600
@@ -72,7 +69,7 @@ PARTS: Dict[str, Part] = {
     "routing": Part([ROUTING_FILE, FORWARDING_FILE], []),
     "sshd": Part(
         ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*.conf"],
-        [["/usr/bin/systemctl", "try-reload-or-restart", "ssh.service"]],
+        [["/usr/bin/systemctl", "try-reload-or-restart", DEBIAN[-1]]],
     ),
 }
 
@@ -293,17 +290,9 @@ def _part(name: str, renderer: NetworkRenderer) -> Part:
     part = PARTS[name]
     if name == "network" and isinstance(renderer, NetworkManagerRenderer):
         return Part([*renderer.GUARDED_FILES, _GUEST_PORTS], renderer.GUARD_COMMANDS)
-    if name == "sshd" and _ssh_units() != SSH_UNITS:
-        return Part(part.paths, [["/usr/bin/systemctl", "try-reload-or-restart", OTHER_SSH_UNITS[-1]]])
+    if name == "sshd" and ssh_unit() != DEBIAN[-1]:
+        return Part(part.paths, [["/usr/bin/systemctl", "try-reload-or-restart", ssh_unit()]])
     return part
-
-
-def _ssh_units() -> Sequence[str]:
-    """Return the units of the SSH server: Debian calls them ssh, and others sshd (as Debian's alias is called too)."""
-    folders = (systemd.UNIT_FOLDER, *UNIT_FOLDERS)
-    known = any(os.path.exists(os.path.join(folder, SSH_UNITS[-1])) for folder in folders)
-    others = any(os.path.exists(os.path.join(folder, OTHER_SSH_UNITS[-1])) for folder in folders)
-    return OTHER_SSH_UNITS if others and not known else SSH_UNITS
 
 
 def _is_routed(change: Change) -> bool:
@@ -327,7 +316,7 @@ def _read_networks() -> Dict[str, str]:
 
 def _ssh_units_as_they_are() -> List[List[str]]:
     """Return the commands that bring the SSH server's units back to what they do now, should they be stopped or masked."""
-    shown = systemd.run_command(["systemctl", "show", "--property=Id,UnitFileState,ActiveState", *_ssh_units()])
+    shown = systemd.run_command(["systemctl", "show", "--property=Id,UnitFileState,ActiveState", *ssh_units()])
     commands: List[List[str]] = []
     for block in shown.strip().split("\n\n"):
         unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)

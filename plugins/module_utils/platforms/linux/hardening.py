@@ -22,7 +22,7 @@ from ...errors import ApplyError, BareforgeError, GuardError
 from ...hardening.expectation import ABSENT, show_found
 from ...hardening.target import Arm, Condition, HardeningTarget, Setting, Step, Steps, Survey, Wanted
 from . import config_text as text_of
-from . import programs
+from . import programs, ssh_server
 from .config_text import CONFIG_FORMATS, Assignment
 from .host_reader import (
     LINUX_CONDITIONS,
@@ -37,8 +37,7 @@ from .saved_state import SavedState, digest, read_bytes, replace_file, sync_dire
 from .settings import LINUX_SETTINGS, ConfigFileSetting, FilePermissions, KernelModule, Service, SshdSetting, Sysctl
 
 SSHD_CONFIG = "/etc/ssh/sshd_config"
-SSH_UNIT = "ssh.service"
-SSH_UNITS = (SSH_UNIT, "ssh.socket", "sshd.service", "sshd.socket")
+SSH_UNITS = (*ssh_server.DEBIAN, *ssh_server.OTHERS)
 SSH_FOLDER = "/etc/ssh"
 CANDIDATE = "/run/bareforge-sshd-candidate"
 """Where a configuration lies while the SSH server looks at it."""
@@ -539,7 +538,7 @@ class EnforcePlan:
         known = self.state.parts["files"].get(drop_in, {"assignments": {}})["assignments"]
         keyword = next((key for key in known if key.lower() == str(setting.keyword).lower()), str(setting.keyword))
         self._assign(drop_in, "sshd_config.d", keyword, entry.values[""][""], entry)
-        self._due("try-reload-or-restart", SSH_UNIT, entry.rule)
+        self._due("try-reload-or-restart", ssh_server.ssh_unit(), entry.rule)
 
     def _due(self, action: str, unit: str, rule: str) -> None:
         self.actions.setdefault(unit, (action, []))[1].append(rule)
@@ -755,7 +754,7 @@ class RevertPlan:
 
     def _due_for(self, format_name: str, path: str, rules: Sequence[str]) -> None:
         if format_name == "sshd_config.d":
-            self.actions.setdefault(SSH_UNIT, ("try-reload-or-restart", []))[1].extend(rules)
+            self.actions.setdefault(ssh_server.ssh_unit(), ("try-reload-or-restart", []))[1].extend(rules)
         for unit in self.before.parts["files"][path].get("units", ()):
             self.actions.setdefault(unit, ("try-restart", []))[1].extend(rules)
 

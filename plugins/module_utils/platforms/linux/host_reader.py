@@ -4,8 +4,8 @@
 
 """One pass over a Linux host: every file is read once, and a process starts only where there is no file to read.
 
-At most three processes run, whatever the number of rules: `sshd -T`, `systemctl show` and `dpkg-query`, each only where
-a rule asks for what it tells.
+At most three processes run, whatever the number of rules: `sshd -T`, `systemctl show` and `dpkg-query` (or `rpm`), each
+only where a rule asks for what it tells.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ from .settings import (
     KernelState,
     MountOption,
     Package,
+    SelinuxMode,
+    SelinuxProcess,
     Service,
     SshdSetting,
     Sysctl,
 )
 
+PROC = "/proc"
 PROC_SYS = "/proc/sys"
 SYSCTL_DIRECTORIES = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
 MODPROBE_DIRECTORIES = (
@@ -49,12 +52,16 @@ MODPROBE_DIRECTORIES = (
     "/lib/modprobe.d",
 )
 SSHD = "/usr/sbin/sshd"
+DPKG_QUERY = "/usr/bin/dpkg-query"
+RPM = "/usr/bin/rpm"
+SELINUX = "/sys/fs/selinux/enforce"
+SELINUX_CONFIG = "/etc/selinux/config"
 APPARMOR_PROFILES = "/sys/kernel/security/apparmor/profiles"
 
 LINUX_CONDITIONS: Mapping[str, str] = {
-    "distribution": "an id of os-release such as debian, or with its version, such as debian12",
+    "distribution": "an id of os-release such as debian, or with its version or the first number of it, such as rocky9",
     "file_exists": "an absolute path",
-    "package_installed": "the name of a Debian package",
+    "package_installed": "the name of a package of dpkg or rpm",
     "unit_exists": "a systemd unit with its ending",
 }
 
@@ -287,6 +294,11 @@ class HostReader:
     @once
     def packages(self) -> Dict[str, str]:
         """Return the versions of the installed packages by name."""
+        if not os.path.exists(DPKG_QUERY) and os.path.exists(RPM):
+            result = run_program([RPM, "-qa", "--queryformat", "%{NAME}\\t%{VERSION}-%{RELEASE}\\n"])
+            if result.returncode:
+                raise ReadError(f"rpm failed: {programs.complaint_of(result)}")
+            return dict(line.split("\t") for line in result.stdout.split("\n") if line.count("\t") == 1)
         result = run_program(["dpkg-query", "--show", "--showformat=${Package}\\t${db:Status-Status}\\t${Version}\\n"])
         if result.returncode:
             raise ReadError(f"dpkg-query failed: {programs.complaint_of(result)}")
@@ -372,14 +384,42 @@ class HostReader:
     def _read_apparmor(self, setting: ApparmorProfile) -> Finding:
         return Finding.single(self.apparmor_profiles().get(str(setting.profile)))
 
+    def _read_selinux_mode(self, _setting: SelinuxMode) -> Finding:
+        enforce = read_text(SELINUX)
+        now = "disabled" if enforce is None else "enforcing" if enforce.strip() == "1" else "permissive"
+        finding = Finding.single(now)
+        at_start = text_of.parse_os_release(read_text(SELINUX_CONFIG) or "").get("SELINUX")
+        if at_start is not None and at_start.lower() != now:
+            finding.later[""] = {"": at_start.lower()}
+            finding.notes.append(f"{SELINUX_CONFIG} sets it to {at_start} at the next start")
+        return finding
+
+    def _read_selinux_process(self, setting: SelinuxProcess) -> Finding:
+        finding = Finding()
+        for folder in sorted(glob.glob(f"{PROC}/[0-9]*")):
+            try:
+                name = (read_text(f"{folder}/comm") or "").rstrip("\n")
+                if not fnmatch.fnmatchcase(name, str(setting.program)):
+                    continue
+                label = (read_text(f"{folder}/attr/current") or "").rstrip("\n\0").split(":")
+            except ReadError:
+                # It has ended meanwhile, or has no label.
+                continue
+            if len(label) > 2:
+                finding.values[f"process {os.path.basename(folder)}"] = {"": label[2]}
+        if not finding.values:
+            finding.missing = "no process of it that SELinux knows runs"
+        return finding
+
     # -- conditions
 
     @once
     def distribution(self) -> Tuple[str, ...]:
         """Return the ids that the distribution answers to, such as debian and debian12."""
         entries = text_of.parse_os_release(read_text("/etc/os-release") or "")
-        name = entries.get("ID", "linux")
-        return name, f"{name}{entries.get('VERSION_ID', '').replace('.', '')}"
+        name, version = entries.get("ID", "linux"), entries.get("VERSION_ID", "")
+        found = (name, f"{name}{version.replace('.', '')}", f"{name}{version.partition('.')[0]}")
+        return tuple(dict.fromkeys(found))
 
     def holds(self, condition: Condition) -> bool:
         """Return whether a condition holds. Raises ReadError where that cannot be told."""
@@ -403,6 +443,8 @@ class HostReader:
         KernelState: _read_state,
         MountOption: _read_mount,
         ApparmorProfile: _read_apparmor,
+        SelinuxMode: _read_selinux_mode,
+        SelinuxProcess: _read_selinux_process,
     }
 
 

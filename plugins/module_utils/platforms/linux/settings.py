@@ -174,13 +174,13 @@ class Service(Setting):
 
 @dataclass(frozen=True)
 class Package(Setting):
-    """The version of an installed Debian package. Installing and removing packages is left to the roles."""
+    """The version of an installed package, of dpkg or rpm. Installing and removing packages is left to the roles."""
 
     NAME = "package"
     SETTABLE = False
 
     package: Optional[str] = option(
-        Value(Pattern(r"[a-z0-9][a-z0-9+.-]+", "the name of a Debian package")), "The package.", required=True
+        Value(Pattern(r"[A-Za-z0-9][A-Za-z0-9+._-]+", "the name of a package")), "The package.", required=True
     )
 
     def name(self) -> str:
@@ -290,6 +290,47 @@ class ApparmorProfile(Setting):
 
 
 @dataclass(frozen=True)
+class SelinuxMode(Setting):
+    """What SELinux does: `enforcing`, `permissive`, `disabled`; now, and what /etc/selinux/config says of the next start."""
+
+    NAME = "selinux_mode"
+    SETTABLE = False
+
+    def name(self) -> str:
+        """Return the setting as it is named to people."""
+        return "SELinux"
+
+    def remedy(self, wanted: str) -> str:
+        """Return how to set it by hand."""
+        return (
+            f"Set SELINUX to {wanted} in /etc/selinux/config, take selinux=0 and enforcing=0 from the kernel's command line, "
+            "label the file systems anew where SELinux was disabled (fixfiles -F onboot), and restart the host."
+        )
+
+
+@dataclass(frozen=True)
+class SelinuxProcess(Setting):
+    """The types that SELinux confines the processes of a program by, for each that runs."""
+
+    NAME = "selinux_process"
+    SETTABLE = False
+
+    program: Optional[str] = option(
+        Value(Text(minimum=1, maximum=64)),
+        "The name of its processes as the kernel has it, such as qemu-kvm; C(*), C(?) and C([...]) stand for characters.",
+        required=True,
+    )
+
+    def name(self) -> str:
+        """Return the setting as it is named to people."""
+        return f"SELinux type of {self.program}"
+
+    def remedy(self, wanted: str) -> str:
+        """Return how to set it by hand."""
+        return f"Label the file of {self.program} anew (restorecon) and start it again; its type should be {wanted}."
+
+
+@dataclass(frozen=True)
 class ConfigFileSetting(Setting):
     """Base of the settings that stand in a configuration file which has no folder for additions."""
 
@@ -374,5 +415,7 @@ LINUX_SETTINGS = (
     KernelState,
     MountOption,
     ApparmorProfile,
+    SelinuxMode,
+    SelinuxProcess,
     FileSetting,
 )

@@ -347,21 +347,8 @@ def test_undoing_brings_profiles_back_and_uses_those_that_were_in_use(tmp_path: 
     ]
 
 
-@pytest.mark.parametrize(
-    ("units", "expected"),
-    [
-        (["ssh.service"], "ssh.service"),
-        (["sshd.service"], "sshd.service"),
-        (["ssh.service", "sshd.service"], "ssh.service"),
-    ],
-)
-def test_an_ssh_server_is_known_by_either_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: list[str], expected: str
-) -> None:
-    for unit in units:
-        (tmp_path / unit).touch()
-    monkeypatch.setattr(guard, "UNIT_FOLDERS", (str(tmp_path),))
-    monkeypatch.setattr(systemd, "UNIT_FOLDER", str(tmp_path / "none"))
-    assert guard._ssh_units()[-1] == expected
-    [command] = guard._part("sshd", NetworkdRenderer()).commands
-    assert command[-1] == expected
+def test_a_guard_has_the_ssh_server_read_its_files_by_the_name_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "ssh_unit", lambda: "sshd.service")
+    assert guard._part("sshd", NetworkdRenderer()).commands == (
+        ("/usr/bin/systemctl", "try-reload-or-restart", "sshd.service"),
+    )
