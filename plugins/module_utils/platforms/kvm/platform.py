@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A KVM host: Debian or Ubuntu with libvirt, Open vSwitch, systemd-networkd and nftables."""
+"""A KVM host: Linux with libvirt, Open vSwitch, nftables, and systemd-networkd or NetworkManager."""
 
 from __future__ import annotations
 
