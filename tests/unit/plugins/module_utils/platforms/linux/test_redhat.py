@@ -157,6 +157,8 @@ def test_nothing_of_debian_is_set_on_the_rhel_family() -> None:
         named = str([rule["setting"], rule.get("set"), rule["expected"]])
         if any(word in named for word in ("libvirt-qemu", "apparmor")):
             conditions = rule["applies_when"]
-            assert conditions.get("distribution") == ["debian", "ubuntu"] or "libvirt-daemon-system" in str(conditions) or (
-                conditions == {"file_exists": "/sys/kernel/security/apparmor/profiles"}
+            assert (
+                conditions.get("distribution") == ["debian", "ubuntu"]
+                or "libvirt-daemon-system" in str(conditions)
+                or (conditions == {"file_exists": "/sys/kernel/security/apparmor/profiles"})
             ), rule["id"]
