@@ -17,7 +17,8 @@ import pytest
 from support import debian_root
 
 PACKAGES = ("dnf", "rpm", "createrepo-c", "python3")
-EMPTY = ("run", "tmp", "var/lib/rpm", "var/lib/dnf", "var/cache/dnf", "etc/yum.repos.d", "var/log")
+# Debian keeps the database of rpm in the home folder.
+EMPTY = ("root", "run", "tmp", "var/lib/rpm", "var/lib/dnf", "var/cache/dnf", "etc/yum.repos.d", "var/log")
 
 
 @pytest.fixture(scope="module")
