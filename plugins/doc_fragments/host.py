@@ -15,11 +15,12 @@ options:
   document:
     description:
       - 'What the host shall be, as a mapping of sections: C(system), C(tuning), C(storage_pools), C(virtual_switches),
-        C(virtual_networks), C(host_interfaces), C(firewall), C(firewall_rules), C(roles), C(users), C(permissions),
-        C(resource_pools), C(templates), C(vms), C(port_acls), C(snapshots), C(backups). A section holds
-        the objects of its kind in a list, or is one mapping where a host has only one of them. A kind''s
-        fields are the options of the module of its name. An object in a list may carry C(state), V(present)
-        or V(absent). What the document does not speak of is left alone.'
+        C(virtual_networks), C(host_interfaces), C(firewall), C(firewall_rules), C(realms), C(roles),
+        C(users), C(permissions), C(resource_pools), C(templates), C(vms), C(port_acls), C(snapshots),
+        C(backups). A section holds the objects of its kind in a list, or is one mapping where a host
+        has only one of them. A kind''s fields are the options of the module of its name. An object in
+        a list may carry C(state), V(present) or V(absent). What the document does not speak of is left
+        alone.'
     type: dict
   exact:
     description:
@@ -33,6 +34,7 @@ options:
       - virtual_network
       - host_interface
       - firewall_rule
+      - realm
       - role
       - user
       - permission
@@ -56,6 +58,7 @@ options:
       - host_interface
       - firewall
       - firewall_rule
+      - realm
       - role
       - user
       - permission

@@ -27,6 +27,7 @@ options:
       - host_interface
       - firewall
       - firewall_rule
+      - realm
       - role
       - user
       - permission

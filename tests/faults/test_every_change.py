@@ -39,6 +39,7 @@ def changed_document():
     document["host_interfaces"][0]["mtu"] = 9000
     document["firewall"]["log_denied"] = False
     document["firewall_rules"][1] = {"name": "ssh", "state": "absent"}
+    document["realms"][0]["second_factor"] = "none"
     document["roles"][0]["privileges"] = ["vm.start"]
     document["users"][0]["enabled"] = False
     document["permissions"][0]["propagate"] = False

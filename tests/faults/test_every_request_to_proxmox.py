@@ -39,6 +39,7 @@ AFTER = {
         {"name": "web", "protocol": "tcp", "ports": [80], "sources": ["192.0.2.0/24", "2001:db8::/32"]},
     ],
     "resource_pools": [{"name": "team"}],
+    "realms": [{"name": "provider", "type": "openid", "issuer_url": "https://id.example.org/", "client_id": "x"}],
     "users": [{"name": "anna", "groups": ["ops"]}],
     "permissions": [{"principal": "anna", "path": "/vms", "role": "operator"}],
     "vms": [

@@ -363,7 +363,7 @@ class MemoryPlatform(Platform):
         _interface("storage_pool"),
         _interface("virtual_switch", "virtual_network", "host_interface"),
         _interface("firewall", "firewall_rule"),
-        _interface("role", "user", "permission"),
+        _interface("realm", "role", "user", "permission"),
         _interface("resource_pool", "template", "vm", "snapshot", "backup"),
         _interface("port_acl"),
     )

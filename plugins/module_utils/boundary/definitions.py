@@ -797,6 +797,7 @@ MODULES: Dict[str, ModuleDefinition] = {
         ObjectModule("port_acl"),
         ObjectModule("storage_pool", operation=("delete_contents",)),
         ObjectModule("user", operation=USER_OPERATION),
+        ObjectModule("realm"),
         ObjectModule("role"),
         ObjectModule("permission"),
         ObjectModule("template"),

@@ -11,7 +11,7 @@ import ipaddress
 from typing import Any, Collection, Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
 from ..errors import Problem, ValidateError
-from .access import Permission, Role, User
+from .access import Permission, Realm, Role, User
 from .compute import Backup, ResourcePool, Snapshot, Template, Vm
 from .firewall import Firewall, FirewallRule, PortAcl
 from .network import HostInterface, VirtualNetwork, VirtualSwitch
@@ -37,6 +37,7 @@ KINDS: Dict[str, Type[ModelObject]] = {
         HostInterface,
         Firewall,
         FirewallRule,
+        Realm,
         Role,
         User,
         Permission,

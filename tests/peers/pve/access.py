@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Users, groups, roles and access control lists, after PVE::API2::User, Group, Role and ACL of pve-access-control."""
+"""Users, groups, roles, realms and access control lists, after PVE::API2 of pve-access-control and its PVE::Auth plugins."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -34,8 +35,45 @@ ACL_PATH = re.compile(
 """The paths that PVE::AccessControl::check_path takes."""
 
 
+REALM_OPTIONS = {
+    "pam": ("default", "comment", "tfa"),
+    "pve": ("default", "comment", "tfa"),
+    "ldap": (
+        *(
+            "server1",
+            "server2",
+            "base_dn",
+            "bind_dn",
+            "user_attr",
+            "port",
+            "secure",
+            "sslversion",
+            "default",
+            "comment",
+            "tfa",
+        ),
+        *("verify", "capath", "cert", "certkey", "filter", "mode", "case-sensitive"),
+    ),
+    "ad": (
+        *("server1", "server2", "domain", "bind_dn", "port", "secure", "sslversion", "default", "comment", "tfa"),
+        *("verify", "capath", "cert", "certkey", "base_dn", "filter", "mode", "case-sensitive"),
+    ),
+    "openid": (
+        *("issuer-url", "client-id", "client-key", "autocreate", "username-claim", "prompt", "scopes", "acr-values"),
+        *("default", "comment", "query-userinfo", "groups-claim", "groups-autocreate", "groups-overwrite", "audiences"),
+    ),
+}
+"""What realms of a type have (`options` of PVE::Auth::LDAP, AD, OpenId, PAM and PVE), as far as it matters here."""
+
+REALM_NEEDS = {
+    "ldap": ("server1", "base_dn", "user_attr"),
+    "ad": ("server1", "domain"),
+    "openid": ("issuer-url", "client-id"),
+}
+
+
 class AccessState:
-    """Mixin of the peer: `/access`, without realms, tokens and second factors."""
+    """Mixin of the peer: `/access`, without tokens and second factors."""
 
     def setup_access(self) -> None:
         self.accounts: dict[str, dict[str, Any]] = {"root@pam": {"enable": 1, "expire": 0}}
@@ -44,6 +82,8 @@ class AccessState:
         # (path, "user", "group" or "token", name, role) -> whether it holds below the path
         self.access_list: dict[tuple[str, str, str, str], int] = {}
         self.realms = {"pam": "pam", "pve": "pve"}
+        self.realm_options: dict[str, dict[str, Any]] = {}
+        self.realm_passwords: dict[str, str] = {}
 
     def _routes_access_state(self) -> list[Any]:
         return [
@@ -63,6 +103,10 @@ class AccessState:
             ("GET", "/access/acl", self._acl_list),
             ("PUT", "/access/acl", self._acl_update),
             ("GET", "/access/domains", self._domain_list),
+            ("POST", "/access/domains", self._domain_create),
+            ("GET", "/access/domains/{realm}", self._domain_read),
+            ("PUT", "/access/domains/{realm}", self._domain_update),
+            ("DELETE", "/access/domains/{realm}", self._domain_delete),
         ]
 
     def role_privileges(self, name: str) -> set[str] | None:
@@ -263,4 +307,79 @@ class AccessState:
                         self.access_list[path, kind, name, role] = int(v.get("propagate", 1))
 
     async def _domain_list(self, v: Any, user: str) -> list[dict[str, Any]]:
-        return [{"realm": name, "type": kind} for name, kind in sorted(self.realms.items())]
+        shown = ("comment", "tfa", "default")
+        return [
+            {
+                "realm": name,
+                "type": kind,
+                **{key: value for key, value in self.realm_options.get(name, {}).items() if key in shown},
+            }
+            for name, kind in sorted(self.realms.items())
+        ]
+
+    def _known_realm(self, name: str) -> str:
+        if name not in self.realms:
+            raise die(f"domain '{name}' does not exist")
+        return self.realms[name]
+
+    def _realm_digest(self) -> str:
+        text = repr((sorted(self.realms.items()), sorted(self.realm_options.items())))
+        return hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - PVE's own digest
+
+    async def _domain_read(self, v: Any, user: str) -> dict[str, Any]:
+        kind = self._known_realm(v["realm"])
+        return {"type": kind, **self.realm_options.get(v["realm"], {}), "digest": self._realm_digest()}
+
+    def _take_realm(self, name: str, kind: str, options: dict[str, Any], v: Any) -> None:
+        """PVE::SectionConfig, check_config: what a type does not have is refused, and so is one without what it needs."""
+        given = {key: value for key, value in v.items() if key not in ("realm", "type", "delete", "digest", "password")}
+        for key in given:
+            if key not in REALM_OPTIONS[kind]:
+                raise param_error(**{key: f"unexpected property '{key}'"})
+        if v.get("password") is not None:
+            if kind not in ("ldap", "ad"):
+                raise param_error(password="unexpected property 'password'")
+            self.realm_passwords[name] = v["password"]
+        if given.get("default"):
+            for other in self.realm_options.values():
+                other.pop("default", None)
+        options.update({key: int(value) if isinstance(value, bool) else value for key, value in given.items()})
+        for key in REALM_NEEDS.get(kind, ()):
+            if not options.get(key):
+                raise param_error(**{key: "property is missing and it is not optional"})
+
+    async def _domain_create(self, v: Any, user: str) -> None:
+        self.need_quorum()
+        name, kind = v["realm"], v["type"]
+        if name in self.realms:
+            raise die(f"add auth server failed: domain '{name}' already exists")
+        if kind in ("pam", "pve"):
+            raise die(f"add auth server failed: unable to create builtin type '{kind}'")
+        options: dict[str, Any] = {}
+        self._take_realm(name, kind, options, v)
+        self.realms[name], self.realm_options[name] = kind, options
+
+    async def _domain_update(self, v: Any, user: str) -> None:
+        self.need_quorum()
+        name, kind = v["realm"], self._known_realm(v["realm"])
+        if v.get("digest") and v["digest"] != self._realm_digest():
+            raise die("detected modified configuration - file changed by other user? Try again.")
+        if v.get("username-claim") is not None:
+            raise param_error(**{"username-claim": "can't change value of fixed parameter 'username-claim'"})
+        options = dict(self.realm_options.get(name, {}))
+        for key in split_list(v.get("delete")):
+            if key in REALM_NEEDS.get(kind, ()):
+                raise die(f"update auth server failed: unable to delete required option '{key}'")
+            options.pop(key, None)
+            if key == "password":
+                self.realm_passwords.pop(name, None)
+        self._take_realm(name, kind, options, v)
+        self.realm_options[name] = options
+
+    async def _domain_delete(self, v: Any, user: str) -> None:
+        self.need_quorum()
+        if self._known_realm(v["realm"]) in ("pam", "pve"):
+            raise die(f"delete auth server failed: unable to delete builtin realm '{v['realm']}'")
+        del self.realms[v["realm"]]
+        self.realm_options.pop(v["realm"], None)
+        self.realm_passwords.pop(v["realm"], None)

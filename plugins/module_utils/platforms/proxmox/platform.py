@@ -29,6 +29,7 @@ from .network import ProxmoxNetwork
 from .node_facts import node_facts
 from .node_network import NodeNetwork
 from .port_acl import ProxmoxPortAcls
+from .realms import ProxmoxRealms
 from .resource_pool import ProxmoxResourcePools
 from .run_lock import run_lock
 from .snapshot import ProxmoxSnapshots
@@ -51,6 +52,7 @@ class ProxmoxPlatform(Platform):
         ProxmoxStoragePools,
         ProxmoxNetwork,
         ProxmoxFirewall,
+        ProxmoxRealms,
         ProxmoxAccess,
         ProxmoxResourcePools,
         ProxmoxTemplates,
