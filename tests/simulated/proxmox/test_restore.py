@@ -187,3 +187,27 @@ def test_configurations_as_they_are_written():
         "memory": "512",
         "net0": "virtio=BC:24:11:00:00:01",
     }
+
+
+@pytest.mark.parametrize("arguments", [{"new_name": "copy", "power": "running"}, {"allow_restart": True}])
+def test_one_that_was_killed_before_the_start_is_started_by_the_next_run(backed, monkeypatch, arguments):
+    platform = backed.platform()
+    ask = platform.session.ask
+
+    class Killed(BaseException):
+        pass
+
+    def ask_or_die(method, path, params):
+        if path[-1] == "start":
+            raise Killed
+        return ask(method, path, params)
+
+    monkeypatch.setattr(platform.session, "ask", ask_or_die)
+    definition = MODULES["vm_restore"]
+    call = definition.parse({"platform": "proxmox", "vm": "web", "name": "sunday", "shutdown_timeout": 0, **arguments})
+    with pytest.raises(Killed):
+        definition.perform(platform, call)
+    name = arguments.get("new_name", "web")
+    assert backed.vm(name).status == "stopped"
+    backed.apply({"resource_pools": [{"name": "team"}]})
+    assert backed.vm(name).status == "running" and "tags" not in backed.vm(name).config

@@ -507,3 +507,74 @@ def test_what_vms_do_right_now(based):
     assert web["vm"]["nics"][0]["network"] == "app" and isinstance(web["process"], int)
     assert (off["state"], off["snapshots"], off["process"]) == ("stopped", ["fresh"], None)
     assert [entry["name"] for entry in only] == ["off"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed_at(node, method, ending, document, **operation):
+    """Apply a document and be killed right before a request."""
+    platform = node.platform()
+    ask = platform.session.ask
+
+    def ask_or_die(verb, path, params):
+        if verb == method and str(path[-1]) == ending:
+            raise Killed
+        return ask(verb, path, params)
+
+    platform.session.ask = ask_or_die
+    kept, node.platform = node.platform, lambda: platform
+    try:
+        with pytest.raises(Killed):
+            node.apply(document, **operation)
+    finally:
+        node.platform = kept
+
+
+class TestKilledBeforeTheStart:
+    @pytest.mark.parametrize("power", [None, "running", "suspended"])
+    @pytest.mark.parametrize(
+        "source", [{}, {"template": "debian"}, {"template": "debian", "disks": [{"name": "r", "size": 4096}]}]
+    )
+    def test_a_new_vm_is_started_by_the_next_run(self, based, source, power):
+        wanted = {
+            "name": "web",
+            "memory": {"size": 64},
+            "tags": ["blue"],
+            **source,
+            **({"power": power} if power else {}),
+        }
+        killed_at(based, "POST", "start", {"vms": [wanted]})
+        assert based.vm("web").status == "stopped"
+        # Whatever the next run is about.
+        based.apply({"resource_pools": [{"name": "team"}]})
+        assert based.vm("web").qmpstatus == ("paused" if power == "suspended" else "running")
+        assert based.vm("web").config["tags"] == "blue"
+        assert based.apply({"vms": [wanted]})["changes"] == []
+
+    def test_a_vm_that_had_to_be_off_meanwhile_is_started_by_the_next_run(self, node):
+        node.apply({"vms": [vm(power="running", tags=["blue"])]})
+        killed_at(node, "POST", "start", {"vms": [{"name": "web", "cpu": {"count": 2}}]}, allow_restart=True)
+        assert node.vm("web").status == "stopped"
+        node.settle({"vms": [{"name": "web", "description": "After"}]})
+        assert node.vm("web").status == "running" and node.vm("web").config["tags"] == "blue"
+
+    def test_it_is_not_shown_as_a_tag(self, node):
+        killed_at(node, "POST", "start", {"vms": [vm(power="running", tags=["blue"])]})
+        assert node.gather("vm")["vms"][0]["tags"] == ["blue"]
+
+    def test_one_that_does_not_start_keeps_nobody_from_anything(self, node):
+        killed_at(node, "POST", "start", {"vms": [vm(power="running")]})
+        node.vm("web").start_error = "no such bridge"
+        node.apply({"resource_pools": [{"name": "team"}]})
+        assert node.vm("web").status == "stopped" and "tags" not in node.vm("web").config
+        node.settle({"vms": [{"name": "web", "state": "absent"}]})
+
+    def test_one_that_cannot_be_started_is_not_started_behind_the_users_back_later(self, node):
+        node.peer.fail("POST", "/nodes/{node}/qemu/{vmid}/status/start", 500, "no such bridge")
+        with pytest.raises(ApplyError, match="no such bridge"):
+            node.apply({"vms": [vm(power="running")]})
+        node.peer.failures.clear()
+        node.apply({"resource_pools": [{"name": "team"}]})
+        assert node.vm("web").status == "stopped" and "tags" not in node.vm("web").config

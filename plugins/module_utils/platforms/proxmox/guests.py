@@ -17,6 +17,9 @@ from .property_strings import split, split_nic
 UNFINISHED = "bareforge-unfinished-"
 """What the name of a VM begins with as long as it is being made."""
 
+TO_BE = {"running": "bareforge-to-start", "suspended": "bareforge-to-suspend"}
+"""The tag of a VM that is complete and that a run is about to start, by what it shall be. The list of VMs tells tags."""
+
 DRIVE = re.compile(r"(virtio|scsi|sata|ide)(\d+)")
 NIC = re.compile(r"net(\d+)")
 
@@ -27,6 +30,7 @@ class Guest:
 
     status: `running` or `stopped`. paused: whether its processors are stopped while it runs.
     pid: the process that runs it. config: its configuration as it is in force.
+    tags: the user's. to_be: what a run that was killed was about to bring it to, one of TO_BE, or None.
     description: the user's part of it. facts: what we keep there.
     """
 
@@ -38,6 +42,7 @@ class Guest:
     lock: Optional[str] = None
     pid: Optional[int] = None
     tags: Tuple[str, ...] = ()
+    to_be: Optional[str] = None
     config: Dict[str, Any] = field(default_factory=dict)
     description: Optional[str] = None
     facts: Dict[str, Any] = field(default_factory=dict)
@@ -66,6 +71,13 @@ class Guest:
         """Take over a configuration that was read."""
         self.config = config
         self.description, self.facts = split_description(config.get("description"))
+        self.take_tags(config.get("tags"))
+
+    def take_tags(self, text: Any) -> None:
+        """Take over the tags that were read."""
+        words = {part for part in re.split(r"[;,\s]+", str(text or "")) if part}
+        self.to_be = next((power for power, tag in TO_BE.items() if tag in words), None)
+        self.tags = tuple(sorted(words - set(TO_BE.values())))
 
     def nics(self) -> Iterator[Tuple[str, str, Dict[str, str]]]:
         """Yield (key, name, parts) of its adapters in their order."""
@@ -114,22 +126,29 @@ def _drive_order(key: str) -> Tuple[str, int]:
 def list_guests(session: ProxmoxSession) -> List[Guest]:
     """Return the VMs and templates of the node without their configurations, by one request."""
     entries = session.get("nodes", session.node, "qemu", full=True)
-    return sorted(
-        (
-            Guest(
-                vmid=int(entry["vmid"]),
-                name=str(entry.get("name") or f"VM {entry['vmid']}"),
-                status=str(entry.get("status", "stopped")),
-                paused=str(entry.get("qmpstatus", "")) in ("paused", "suspended"),
-                template=bool(entry.get("template")),
-                lock=entry.get("lock"),
-                pid=int(entry["pid"]) if entry.get("pid") else None,
-                tags=tuple(sorted(part for part in re.split(r"[;,\s]+", str(entry.get("tags") or "")) if part)),
-            )
-            for entry in entries
-        ),
-        key=lambda guest: guest.vmid,
-    )
+    guests = [
+        Guest(
+            vmid=int(entry["vmid"]),
+            name=str(entry.get("name") or f"VM {entry['vmid']}"),
+            status=str(entry.get("status", "stopped")),
+            paused=str(entry.get("qmpstatus", "")) in ("paused", "suspended"),
+            template=bool(entry.get("template")),
+            lock=entry.get("lock"),
+            pid=int(entry["pid"]) if entry.get("pid") else None,
+        )
+        for entry in entries
+    ]
+    for guest, entry in zip(guests, entries):
+        guest.take_tags(entry.get("tags"))
+    return sorted(guests, key=lambda guest: guest.vmid)
+
+
+def joined_tags(tags: Collection[str], power: Optional[str] = None) -> str:
+    """Return tags as PVE keeps them.
+
+    power: with the mark of a VM that is about to be brought to this; no mark where it is None or takes no start.
+    """
+    return ";".join(sorted([*tags, *([TO_BE[power]] if power in TO_BE else [])]))
 
 
 def read_configurations(session: ProxmoxSession, guests: Collection[Guest]) -> None:

@@ -23,7 +23,7 @@ from ...model.operation import Operation
 from ...model.schema import Path, Plain
 from ...model.types import show
 from ...transports.proxmox import Job, Task
-from .guests import DRIVE, Guest
+from .guests import DRIVE, TO_BE, Guest, joined_tags
 from .jobs import carry_out
 from .network import Placed
 from .notes import join_description
@@ -257,13 +257,17 @@ class Restoring:
             guest.take(session.ask("GET", (*path, guest.vmid, "config"), {"current": 1}).data)
             own, deletes = self._own(guest)
             own.update(name=order.name, digest=guest.config.get("digest"))
+            if power in TO_BE:
+                own["tags"] = joined_tags(guest.tags, power)
             session.ask("PUT", (*path, guest.vmid, "config"), {**own, "delete": ",".join(deletes) or None})
         else:
             guest = self.present or Guest(self._id_of_gone(), order.name)
             if guest.runs:
                 yield from vms.stop(guest, context)
             force = 1 if self.present is not None else None
-            upid = session.ask("POST", path, {"vmid": guest.vmid, "archive": order.volume, "force": force}).data
+            tags = joined_tags(self.archived.tags, power) if power in TO_BE else None
+            params = {"vmid": guest.vmid, "archive": order.volume, "force": force, "tags": tags}
+            upid = session.ask("POST", path, params).data
             yield Task(str(upid), what)
             guest.take(session.ask("GET", (*path, guest.vmid, "config"), {"current": 1}).data)
             if guest.facts.get("clone") == "linked":
@@ -271,7 +275,7 @@ class Restoring:
                 digest = guest.config.get("digest")
                 session.ask("PUT", (*path, guest.vmid, "config"), {"description": text, "digest": digest})
         if power == "running":
-            yield from vms.bring_to(guest, power)
+            yield from vms.start_marked(guest, power, guest.tags)
 
     def _id_of_gone(self) -> int:
         """Return the id for a VM that is gone: the one it had, if nobody else has it now."""

@@ -24,7 +24,7 @@ from ...model.schema import ModelObject
 from ...model.types import show
 from ...transports.proxmox import Job, Read, Task
 from .guest_agent import adapters_by_mac, tell_addresses, wait_for_addresses
-from .guests import UNFINISHED, Guest
+from .guests import TO_BE, UNFINISHED, Guest, joined_tags
 from .jobs import carry_out
 from .network import Placed
 from .property_strings import mebibytes, split
@@ -172,6 +172,11 @@ class ProxmoxVms(Interface):
         while any(guest.lock in ASIDE and guest.is_unfinished for guest in guests) and time.monotonic() < end:
             time.sleep(0.5)
             guests = self.platform.listed_guests(anew=True)
+        waiting = [guest for guest in guests if guest.to_be and not guest.is_unfinished and not guest.lock]
+        if waiting:
+            # One that does not start is as one that was never to: what this task wants of it is said then.
+            self.platform.session.carry_out([self._finish_start(guest) for guest in waiting])
+            guests = self.platform.listed_guests(anew=True)
         left = [guest for guest in guests if guest.is_unfinished and not guest.lock]
         if left:
             carry_out(self.platform.session, [self._destroy(guest) for guest in left])
@@ -279,6 +284,8 @@ class ProxmoxVms(Interface):
             wanted = Wanted(vm, None, networks, self.platform.storages())
             wanted.add_cloud_init_drive()
             params = {**wanted.config, "name": vm.name}
+            if vm.power in TO_BE:
+                params["tags"] = joined_tags(vm.tags or (), vm.power)
             if vm.resource_pool:
                 params["pool"] = self.platform.pool_path(vm.resource_pool)
             guest, task = self.new_guest(("nodes", session.node, "qemu"), "vmid", params, f"making VM {show(vm.name)}")
@@ -300,8 +307,8 @@ class ProxmoxVms(Interface):
             guest.facts = {"disks": [[first, vm.disks[0].name]]} if vm.disks and first else {}
             wanted = Wanted(known, guest, networks, self.platform.storages())
             wanted.add_cloud_init_drive()
-            yield from self._configure(guest, wanted, name=str(vm.name))
-        yield from self.bring_to(guest, str(vm.power))
+            yield from self._configure(guest, wanted, name=str(vm.name), power=vm.power)
+        yield from self.start_marked(guest, str(vm.power), vm.tags or ())
 
     def _is_linked(self, vm: Vm, template: Guest) -> bool:
         if vm.clone:
@@ -330,20 +337,30 @@ class ProxmoxVms(Interface):
 
     def _update(self, change: Change, vm: Vm, context: Context) -> Job:
         guest = self._known(change)
+        marked: Optional[str] = None
         if guest.runs and (POWER_CYCLE in change.needs or vm.power == "stopped"):
+            if vm.power in TO_BE:
+                marked = str(vm.power)
+                self._mark(guest, marked)
             yield from self.stop(guest, context)
         roots = frozenset(field.partition(".")[0].partition("[")[0] for field in change.fields)
         if roots - {"power", "resource_pool"}:
             wanted = Wanted(vm, guest, _networks(context), self.platform.storages(), roots)
             if "nics" in roots:
                 wanted.add_cloud_init_drive()
-            yield from self._configure(guest, wanted)
+            yield from self._configure(guest, wanted, power=marked)
         if "resource_pool" in roots:
             self._move_to_pool(guest, change)
-        yield from self.bring_to(guest, str(vm.power))
+        if marked is None:
+            yield from self.bring_to(guest, str(vm.power))
+        else:
+            yield from self.start_marked(guest, marked, vm.tags or ())
 
-    def _configure(self, guest: Guest, wanted: Wanted, name: Optional[str] = None) -> Job:
-        """Change a VM's configuration; a new name comes last, as the sign that all else is done."""
+    def _configure(self, guest: Guest, wanted: Wanted, name: Optional[str] = None, power: Optional[str] = None) -> Job:
+        """Change a VM's configuration; a new name comes last, as the sign that all else is done.
+
+        power: what it is brought to afterwards; that is marked with the name, or kept where it is marked already.
+        """
         session = self.platform.session
         path = self._path(guest.vmid, "config")
         what = f"changing VM {show(name or guest.name)}"
@@ -353,6 +370,12 @@ class ProxmoxVms(Interface):
         last: Dict[str, Any] = {}
         if name is not None:
             (last if wanted.sizes else params)["name"] = name
+        if power in TO_BE and (name is not None or "tags" in params or "tags" in wanted.deletes):
+            params.pop("tags", None)
+            if "delete" in params:
+                kept = [key for key in dict.fromkeys(wanted.deletes) if key != "tags"]
+                params["delete"] = ",".join(kept) or None
+            (last if wanted.sizes and name is not None else params)["tags"] = joined_tags(wanted.vm.tags or (), power)
         if params:
             if guest.config.get("digest"):
                 params["digest"] = guest.config["digest"]
@@ -418,6 +441,30 @@ class ProxmoxVms(Interface):
         elif power == "running" and guest.paused:
             upid = session.ask("POST", self._path(guest.vmid, "status", "resume"), {}).data
             yield Task(str(upid), f"resuming VM {show(guest.name)}")
+
+    def _mark(self, guest: Guest, power: str) -> None:
+        """Mark a VM as one that is about to be brought to a state, so that a run that finds it after a kill does that."""
+        session = self.platform.session
+        path = self._path(guest.vmid, "config")
+        session.ask("PUT", path, {"tags": joined_tags(guest.tags, power), "digest": guest.config.get("digest")})
+        guest.take(session.ask("GET", path, {"current": 1}).data)
+
+    def start_marked(self, guest: Guest, power: str, tags: Collection[str]) -> Job:
+        """Bring a VM that is marked to its state, and take the mark away, also where that fails."""
+        try:
+            yield from self.bring_to(guest, power)
+        except ApplyError:
+            self._unmark(guest, power, tags)
+            raise
+        self._unmark(guest, power, tags)
+
+    def _unmark(self, guest: Guest, power: str, tags: Collection[str]) -> None:
+        if power in TO_BE:
+            params = {"tags": joined_tags(tags)} if tags else {"delete": "tags"}
+            self.platform.session.ask("PUT", self._path(guest.vmid, "config"), params)
+
+    def _finish_start(self, guest: Guest) -> Job:
+        yield from self.start_marked(guest, str(guest.to_be), guest.tags)
 
     def _destroy(self, guest: Guest) -> Job:
         params = {"purge": 1, "destroy-unreferenced-disks": 1}
