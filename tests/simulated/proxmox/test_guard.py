@@ -184,6 +184,17 @@ def test_a_way_that_refuses_us_is_asked_for_again(node, on_node):
         guard.confirm(done["guard"]["token"])
 
 
+def test_an_api_that_answers_with_an_error_is_asked_again(node, on_node):
+    done = guarded(node, on_node)
+    guard = the_guard(node, on_node)
+    node.peer.fail("GET", "/version", 500, "pveproxy starts")
+    with pytest.raises(ConnectError, match="pveproxy starts"):
+        guard.confirm(done["guard"]["token"])
+    assert [request["step"] for request in on_node.requests] == ["arm"]
+    node.peer.failures.clear()
+    guard.confirm(done["guard"]["token"])
+
+
 def test_the_firewall_is_a_part_of_its_own(node, on_node):
     (on_node.root / "host.fw").write_bytes(b"[OPTIONS]\n")
     guarded(node, on_node, {"firewall": {"enabled": True, "management_sources": ["192.0.2.0/24"]}})
@@ -236,3 +247,73 @@ def test_with_the_real_ifupdown2_in_a_network_namespace(tmp_path):
     )
     assert (found["status"], found["identical"], found["staged"]) == (0, True, False), found["said"]
     assert found["after"] == found["before"]
+
+
+TIMEOUT = 15
+
+FAKE_TIMER = """\
+#!/bin/sh
+# Plays systemd-run: does by itself what the timer was to do, when its time has come.
+echo "$@" >> "{root}/timers"
+for word; do case "$word" in --on-active=*) after="${{word#--on-active=}}";; esac; done
+while [ "$1" != -- ]; do shift; done; shift
+( sleep "${{after%s}}"; exec "$@" ) > "{root}/undo.log" 2>&1 < /dev/null &
+"""
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A folder that plays the node's disk for commands that arrive over Ansible's connection."""
+    root = tmp_path / "node"
+    for name in ("sbin", "etc/network", "upper", "work", "var"):
+        (root / name).mkdir(parents=True)
+    scripts = {
+        "systemd-run": FAKE_TIMER.format(root=root),
+        "systemctl": "#!/bin/sh\n",
+        "sbin/ifreload": f'#!/bin/sh\necho "$@" >> "{root}/reloads"\n',
+    }
+    for name, text in scripts.items():
+        (root / name).write_text(text, encoding="ascii")
+        (root / name).chmod(0o755)
+    (root / "etc/network/interfaces").write_bytes(INTERFACES)
+    monkeypatch.setenv("NODE", str(root))
+    monkeypatch.setenv("ANSIBLE_CONNECTION_PLUGINS", str(Path(__file__).with_name("connection_plugins")))
+    return root
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of mounts and names are root's")
+class TestByPlaybook:
+    def play(self, node, tmp_path, timeout):
+        node.peer.password = PASSWORD
+        hosts = {"pve01": {**variables(node), "ansible_connection": "node_on_this_machine"}}
+        inventory = write(tmp_path / "hosts.yml", {"all": {"hosts": hosts}})
+        tasks = [
+            {"bareforge.hypervisor.host": {"document": MOVED, "guard": {"timeout": timeout}}, "register": "done"},
+            {"ansible.builtin.assert": {"that": ["done.guard.confirmed", "done.guard.guarded | length == 1"]}},
+        ]
+        play = write(tmp_path / "play.yml", [{"hosts": "all", "gather_facts": False, "tasks": tasks}])
+        return run("ansible-playbook", "-i", inventory, play, folder=tmp_path)
+
+    def test_a_change_is_confirmed(self, node, machine, tmp_path):
+        done = self.play(node, tmp_path, 300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert node.peer.interfaces["vmbr0"]["bridge_ports"] == "eno2"
+        assert "--on-active=300s" in (machine / "timers").read_text(encoding="utf-8")
+        guards = list((machine / "var/bareforge/guard").iterdir())
+        assert [sorted(path.name for path in guard.iterdir()) for guard in guards] == [["confirmed"]]
+
+    def test_a_change_that_cuts_off_the_api_is_undone_by_the_node(self, node, machine, tmp_path):
+        # What PVE would write after the guard is armed.
+        timer = machine / "systemd-run"
+        text = timer.read_text(encoding="ascii")
+        timer.write_text(
+            text.replace("( sleep", "( sleep 1; echo wrong > /etc/network/interfaces; sleep"), encoding="ascii"
+        )
+        node.peer.fail("GET", "/version", 500, "cut off", times=None)
+        done = self.play(node, tmp_path, TIMEOUT)
+        words = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode != 0 and "virtual_switch['vmbr0']" in words and "the host undid the change" in words, (
+            words
+        )
+        assert (machine / "upper/network/interfaces").read_bytes() == INTERFACES
+        assert (machine / "reloads").read_text(encoding="ascii") == "-a\n"

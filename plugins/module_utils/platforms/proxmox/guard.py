@@ -50,7 +50,11 @@ class ProxmoxGuard(Guard):
 
     def confirm(self, token: str) -> None:
         # What is confirmed is that the API can be reached, which is what the node is managed through.
-        self.platform.session.get("version")
+        try:
+            self.platform.session.get("version")
+        except (AuthenticateError, ReadError) as error:
+            # An API that answers like this is not there yet, or not for us; it is asked again until the time is over.
+            raise ConnectError(error.message, error.hint) from error
         try:
             self._result(step="confirm", token=token)
         except AuthenticateError as error:
