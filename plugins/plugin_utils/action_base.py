@@ -120,7 +120,7 @@ class HypervisorAction(ActionBase):
         else:
             settings = self._settings(call, variables, host)
             secrets.extend(value for value in [settings.get("password")] if value)
-            result = self._perform_here(self.definition, cls(settings), call, host)
+            result = self._perform_here(self.definition, self._platform(cls, settings, variables, host), call, host)
         if result.get("unreachable"):
             return result
         if isinstance(result.get("guard"), Mapping) and "token" in result["guard"]:
@@ -173,8 +173,14 @@ class HypervisorAction(ActionBase):
         settings = resolve(call.values.get("connection"), lambda name: self._variable(name, variables), host)
         settings["session_folder"] = C.DEFAULT_LOCAL_TMP
         settings["lock_folder"] = os.path.join(os.path.expanduser(C.ANSIBLE_HOME), "bareforge")
-        settings["ask_host"] = lambda request: self._ask_guard(request, variables, host)
         return settings
+
+    def _platform(
+        self, cls: type[Platform], settings: Mapping[str, Any], variables: Mapping[str, Any], host: str
+    ) -> Platform:
+        platform = cls(settings)
+        platform.ask_host = lambda request: self._ask_guard(request, variables, host)
+        return platform
 
     def _ask_guard(self, request: Mapping[str, Any], variables: Mapping[str, Any], host: str) -> dict[str, Any]:
         """Let the host that an API is of do a step of its guard, over Ansible's connection. Raises ConnectError and the like."""
@@ -243,7 +249,7 @@ class HypervisorAction(ActionBase):
         def reach(state: str) -> None:
             arguments = {"token": guard["token"], "state": state, "platform": cls.NAME}
             if not cls.RUNS_ON_HOST:
-                platform = cls(self._settings(call, variables, host))
+                platform = self._platform(cls, self._settings(call, variables, host), variables, host)
                 definition = MODULES["guard"]
                 perform(definition, platform, definition.parse(arguments))
                 return

@@ -170,6 +170,7 @@ class Platform:
     NAME: the platform's name in inventories.
     RUNS_ON_HOST: whether the engine runs on the host itself (through Ansible's connection) instead of in the worker.
     INTERFACES: the classes of its interfaces; each is made with the platform as its only argument.
+    ask_host: where the engine runs in the worker, sends a request of `boundary.guarding` over Ansible's connection to the host.
     """
 
     NAME: ClassVar[str] = ""
@@ -178,6 +179,7 @@ class Platform:
 
     def __init__(self, settings: Optional[Mapping[str, Any]] = None) -> None:
         self.settings: Mapping[str, Any] = settings or {}
+        self.ask_host: Optional[Callable[[Mapping[str, Any]], Dict[str, Any]]] = None
         self.interfaces: Tuple[Any, ...] = tuple(cls(self) for cls in self.INTERFACES)
 
     @classmethod

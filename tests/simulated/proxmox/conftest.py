@@ -24,6 +24,7 @@ class Node:
     """The node, and what a user does with it.
 
     peer: the state behind the API. settings: how it is reached. requests: how many the last task took.
+    ask_host: what the platform reaches the node by for a guard, or None.
     """
 
     def __init__(self, serving: Serving, folder: Path) -> None:
@@ -31,10 +32,13 @@ class Node:
         self.peer: PvePeer = serving.peer
         self.settings: dict[str, Any] = {**serving.settings, "session_folder": str(folder)}
         self.requests = 0
+        self.ask_host: Any = None
 
     def platform(self, **settings: Any) -> ProxmoxPlatform:
         """Return a new session's platform."""
-        return ProxmoxPlatform({**self.settings, **settings})
+        platform = ProxmoxPlatform({**self.settings, **settings})
+        platform.ask_host = self.ask_host
+        return platform
 
     def apply(self, document: Any, exact: Any = (), check: bool = False, **operation: Any) -> Any:
         """Apply a document as a task does, without a guard unless one is asked for."""

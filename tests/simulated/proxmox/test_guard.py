@@ -91,12 +91,12 @@ def on_node(tmp_path, monkeypatch):
 
 def guarded(node, on_node, document=MOVED, **guard):
     """Apply a document under the guard, as far as the task comes before it is confirmed."""
-    node.settings["ask_host"] = on_node.ask
+    node.ask_host = on_node.ask
     return node.apply(document, guard={"enabled": True, "timeout": 90, **guard})
 
 
 def the_guard(node, on_node):
-    node.settings["ask_host"] = on_node.ask
+    node.ask_host = on_node.ask
     return node.platform().guard()
 
 
@@ -169,7 +169,7 @@ def test_a_change_that_fails_is_undone_at_once(node, on_node):
             on_node.interfaces.write_bytes(b"what the failed reload has left\n")
         return OnNode.ask(on_node, request)
 
-    node.settings["ask_host"] = ask
+    node.ask_host = ask
     with pytest.raises(Exception, match="no such device") as caught:
         node.apply(MOVED, guard={"enabled": True})
     assert caught.value.details["guard"] == "the changes to the management path were undone"

@@ -221,8 +221,7 @@ class ProxmoxPlatform(Platform):
     # -- what the engine asks for --------------------------------------------------------------------------------------
 
     def guard(self) -> Optional[Guard]:
-        ask = self.settings.get("ask_host")
-        return ProxmoxGuard(self, ask) if callable(ask) else None
+        return ProxmoxGuard(self, self.ask_host) if self.ask_host is not None else None
 
     def lock(self) -> ContextManager[None]:
         timeout = float(self.settings.get("lock_timeout") or LOCK_TIMEOUT)
