@@ -139,6 +139,13 @@ def _package(package: str) -> Any:
     return [name, version] if version else name
 
 
+# Groups of a fresh Debian, Ubuntu or RHEL that no user of the same name belongs to (base-passwd, systemd, setup).
+_GROUPS_WITHOUT_USER = frozenset(
+    "adm audio cdrom crontab dialout dip disk fax floppy input kmem kvm lock netdev operator plugdev render sasl sgx shadow "
+    "src staff sudo tape tty users utmp video voice wheel".split()
+)
+
+
 def _user(user: GuestUser) -> Dict[str, Any]:
     entry: Dict[str, Any] = {
         "name": user.name,
@@ -146,6 +153,9 @@ def _user(user: GuestUser) -> Dict[str, Any]:
         "lock_passwd": user.password_hash is None,
         "ssh_authorized_keys": list(user.ssh_keys or ()),
     }
+    if user.name in _GROUPS_WITHOUT_USER:
+        # useradd(8) makes no user whose own group would have to be one that is there already.
+        entry["no_user_group"] = True
     if user.password_hash:
         entry["passwd"] = user.password_hash
     if user.sudo:
