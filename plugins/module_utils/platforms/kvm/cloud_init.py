@@ -141,8 +141,38 @@ def _package(package: str) -> Any:
 
 # Groups of a fresh Debian, Ubuntu or RHEL that no user of the same name belongs to (base-passwd, systemd, setup).
 _GROUPS_WITHOUT_USER = frozenset(
-    "adm audio cdrom crontab dialout dip disk fax floppy input kmem kvm lock netdev operator plugdev render sasl sgx shadow "
-    "src staff sudo tape tty users utmp video voice wheel".split()
+    [
+        "adm",
+        "audio",
+        "cdrom",
+        "crontab",
+        "dialout",
+        "dip",
+        "disk",
+        "fax",
+        "floppy",
+        "input",
+        "kmem",
+        "kvm",
+        "lock",
+        "netdev",
+        "operator",
+        "plugdev",
+        "render",
+        "sasl",
+        "sgx",
+        "shadow",
+        "src",
+        "staff",
+        "sudo",
+        "tape",
+        "tty",
+        "users",
+        "utmp",
+        "video",
+        "voice",
+        "wheel",
+    ]
 )
 
 
