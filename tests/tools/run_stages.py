@@ -234,7 +234,7 @@ STAGES: dict[str, Callable[[], list[Check]]] = {
 CONCURRENT = frozenset({"lint"})
 # What CI runs, in this order. What does not fit into its time is run by whoever touches the platform: docs/testing.md says
 # what was seen of it.
-ALL = ("lint", "unit", "sanity", "build", "molecule:proxmox", "molecule:kvm")
+ALL = ("lint", "unit", "sanity", "build", "molecule:proxmox")
 # These mostly wait for a server that one thread emulates, and are run beside the others, which make room for it.
 BESIDE = frozenset({"molecule:kvm"})
 GENTLY = ("nice", "-n", "5")

@@ -153,45 +153,6 @@ def test_a_chain_of_three_is_restored_at_each_point(saved: RealHost) -> None:
     assert files_of(saved, "saved") == ["four", "three", "two"]
 
 
-def frozen(arguments: Any) -> Any:
-    """Make a backup and return what the guest's agent said right when QEMU had begun, and after it."""
-    import json
-
-    import libvirt_qemu
-
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import backup
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
-
-    seen = []
-
-    def ask(domain: Any) -> None:
-        answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": "guest-fsfreeze-status"}), 20, 0)
-        seen.append(json.loads(answer)["return"])
-
-    thaw = backup.thaw
-
-    def look_and_thaw(domain: Any) -> None:
-        ask(domain)
-        thaw(domain)
-        ask(domain)
-
-    backup.thaw = look_and_thaw
-    definition = MODULES["vm_backup"]
-    perform(definition, KvmPlatform(), definition.parse(arguments))
-    return seen
-
-
-@pytest.mark.capability("kvm", "backup.quiesce", ran_against="real")
-def test_the_guest_is_frozen_when_the_copying_begins(saved: RealHost) -> None:
-    arguments = {"vm": "saved", "name": "frozen", "target": TARGET, "mode": "incremental", "quiesce": True}
-    assert saved.on_host(frozen, arguments=arguments, timeout=600) == ["frozen", "thawed"]
-    (told,) = [entry for entry in saved.gather("backup")["backups"] if entry["name"] == "frozen"]
-    assert told["quiesce"] is True
-    write(saved, "two")
-
-
 def killed_while_it_copies(arguments: Any, where: str) -> Any:
     """Make a backup in a child that is killed at a point, and return what was to be seen right after."""
     import os
@@ -210,7 +171,7 @@ def killed_while_it_copies(arguments: Any, where: str) -> Any:
         def die(*_arguments: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        setattr(backup if where == "thaw" else backup._Making, where, die)
+        setattr(backup._Making, where, die)
         definition = MODULES["vm_backup"]
         perform(definition, KvmPlatform(), definition.parse(arguments))
         os._exit(0)
@@ -223,13 +184,13 @@ def killed_while_it_copies(arguments: Any, where: str) -> Any:
     return {"signal": status & 0x7F, "job": job, "names": os.listdir(arguments["target"] + "/saved")}
 
 
-@pytest.mark.parametrize("where", ["_wait", "thaw", "_disk_file"])
+@pytest.mark.parametrize("where", ["_wait", "_disk_file"])
 def test_a_run_that_was_killed_is_cleared_away_by_the_next(saved: RealHost, where: str) -> None:
     if where == "_wait":
         # Enough for QEMU to be copying still when the next run comes.
         call(saved, "guest", "saved", "dd if=/dev/urandom of=/dev/vdb bs=1M count=120; sync")
     before, names = checkpoints_of(saved, "saved"), names_of(saved)
-    arguments = {"vm": "saved", "name": "killed", "target": TARGET, "quiesce": where == "thaw"}
+    arguments = {"vm": "saved", "name": "killed", "target": TARGET}
     seen = saved.on_host(killed_while_it_copies, arguments=arguments, where=where, timeout=600)
     assert seen["signal"] == 9
     assert ".killed.partial" in seen["names"]
@@ -241,7 +202,6 @@ def test_a_run_that_was_killed_is_cleared_away_by_the_next(saved: RealHost, wher
     assert partial_files(saved) == []
     assert checkpoints_of(saved, "saved") == before
     assert saved.run("virsh", "domjobinfo", "saved").split()[-1] == "None"
-    # The guest goes on, also where its file systems were frozen.
     write(saved, "one")
     assert "one" in files_of(saved, "saved")
     assert names_of(saved) == names
@@ -354,31 +314,6 @@ def test_what_changed_while_it_was_off_and_while_it_ran_is_in_one_chain(saved: R
     assert found == files_of(saved, "saved")
     assert ("five" in found, "three" in found) == (True, False)
     remove(saved, "saved-off")
-
-
-def impatient(arguments: Any) -> Any:
-    """Make a backup that gives the guest's agent a few seconds only."""
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.definitions import MODULES
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.boundary.result import perform
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm import backup
-    from ansible_collections.bareforge.hypervisor.plugins.module_utils.platforms.kvm.platform import KvmPlatform
-
-    backup.AGENT_SECONDS = 5
-    definition = MODULES["vm_backup"]
-    return perform(definition, KvmPlatform(), definition.parse(arguments))
-
-
-def test_an_agent_that_is_silent_breaks_it_off(saved: RealHost) -> None:
-    before = checkpoints_of(saved, "saved")
-    script = "P=$(pidof qemu-ga); (sleep 2; kill -STOP $P; sleep 45; kill -CONT $P) >/dev/null 2>&1 </dev/null &"
-    call(saved, "guest", "saved", script)
-    saved.run("sleep", "5")
-    arguments = {"vm": "saved", "name": "silent", "target": TARGET, "quiesce": True}
-    with pytest.raises(OnHostError, match=r"the file systems of VM 'saved' cannot be frozen: .*agent"):
-        saved.on_host(impatient, arguments=arguments, timeout=300)
-    assert partial_files(saved) == []
-    assert checkpoints_of(saved, "saved") == before
-    assert call(saved, "guest", "saved", "echo back") == "back"
 
 
 def ended_meanwhile(arguments: Any, how: str) -> Any:

@@ -73,7 +73,7 @@ class KvmBackups(Interface):
     """Backups in directories, with a catalogue in each."""
 
     KINDS = ("backup",)
-    CAPABILITIES = frozenset({"backup", "backup.mode.full", "backup.mode.incremental", "backup.quiesce"})
+    CAPABILITIES = frozenset({"backup", "backup.mode.full", "backup.mode.incremental"})
 
     def __init__(self, platform: Any, where: Optional[Directories] = None) -> None:
         self.platform = platform
