@@ -232,8 +232,8 @@ STAGES: dict[str, Callable[[], list[Check]]] = {
 }
 # Checks of these stages depend on nothing of each other.
 CONCURRENT = frozenset({"lint"})
-# What CI runs, in this order. What does not fit into its time is run by whoever touches the platform: docs/testing.md says
-# what was seen of it.
+# What CI runs, in this order. The stages on real hosts are run by whoever touches the platform: docs/testing.md says what
+# was seen of them.
 ALL = ("lint", "unit", "sanity", "build", "molecule:proxmox")
 # These mostly wait for a server that one thread emulates, and are run beside the others, which make room for it.
 BESIDE = frozenset({"molecule:kvm"})

@@ -62,7 +62,10 @@ def test_without_a_password_nobody_logs_in_by_password() -> None:
 def test_a_user_whose_name_is_a_group_of_the_distribution_gets_no_group_of_its_own() -> None:
     guest = {"users": [{"name": "ann"}, {"name": "operator"}]}
     config = config_of(cloud_init.seed_files(vm(guest=guest), {}, "i-1")["user-data"])
-    assert [(user["name"], user.get("no_user_group")) for user in config["users"]] == [("ann", None), ("operator", True)]
+    assert [(user["name"], user.get("no_user_group")) for user in config["users"]] == [
+        ("ann", None),
+        ("operator", True),
+    ]
 
 
 @pytest.mark.parametrize(("name", "expected"), [("web1", "web1"), ("Web 1", None), ("wéb", None), ("WEB1", "web1")])
