@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from ...transports.proxmox import ProxmoxSession, Read
 from .notes import split_description
@@ -66,6 +66,11 @@ class Guest:
     def has_agent(self) -> bool:
         """Whether PVE asks an agent in it."""
         return split(self.config.get("agent"), "enabled").get("enabled") == "1"
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether PVE keeps its configuration from being changed; it does not where the VM is suspended to disk."""
+        return self.lock not in (None, "suspended")
 
     def take(self, config: Dict[str, Any]) -> None:
         """Take over a configuration that was read."""
@@ -141,6 +146,11 @@ def list_guests(session: ProxmoxSession) -> List[Guest]:
     for guest, entry in zip(guests, entries):
         guest.take_tags(entry.get("tags"))
     return sorted(guests, key=lambda guest: guest.vmid)
+
+
+def snapshot_names(entries: Iterable[Mapping[str, Any]]) -> List[str]:
+    """Return the names of a VM's snapshots by what PVE lists of them, which is also what the VM is now."""
+    return sorted(str(entry["name"]) for entry in entries if entry["name"] != "current")
 
 
 def joined_tags(tags: Collection[str], power: Optional[str] = None) -> str:

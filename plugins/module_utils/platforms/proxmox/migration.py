@@ -15,9 +15,9 @@ from ...errors import ApplyError, Problem, ReadError, ValidateError
 from ...model.schema import Path, Plain
 from ...model.types import show
 from ...transports.proxmox import Task
-from .guests import Guest
+from .guests import Guest, snapshot_names
 from .network import Placed
-from .node_network import NodeNetwork
+from .node_network import NodeNetwork, all_bridges
 from .notes import join_description
 from .vm_config import describe
 
@@ -177,7 +177,7 @@ class ProxmoxMigration(MigrationByApi):
         place = _place(guest.name)
         session = self.platform.session
         target = other.platform.session.node
-        if guest.lock not in (None, "suspended"):
+        if guest.is_locked:
             yield place, f"is locked by Proxmox VE ({guest.lock})"
         known = session.get("nodes", session.node, "qemu", guest.vmid, "migrate", target=target)
         refused = (known.get("not_allowed_nodes") or {}).get(target)
@@ -201,7 +201,7 @@ class ProxmoxMigration(MigrationByApi):
         place = _place(guest.name)
         session = self.platform.session
         entries = session.get("nodes", session.node, "qemu", guest.vmid, "snapshot")
-        snapshots = sorted(str(entry["name"]) for entry in entries if entry["name"] != "current")
+        snapshots = snapshot_names(entries)
         if snapshots:
             yield (
                 place,
@@ -230,8 +230,7 @@ class ProxmoxMigration(MigrationByApi):
             if parts.get("bridge") and parts["bridge"] not in there.interfaces
         ]
         if missing:
-            listed = session.get("nodes", target, "network", type="any_bridge")
-            known = {str(entry["iface"]) for entry in listed}
+            known = all_bridges(session, target)
             for name, bridge in missing:
                 if bridge not in known:
                     yield (

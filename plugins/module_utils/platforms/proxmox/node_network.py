@@ -15,7 +15,7 @@ import copy
 import re
 import secrets
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ...errors import ConnectError
 from ...transports.proxmox import ProxmoxSession
@@ -101,6 +101,11 @@ class NodeNetwork:
             if any(port in names_in(entry.get(field)) for field in TAKEN):
                 return name
         return None
+
+
+def all_bridges(session: ProxmoxSession, node: str) -> Set[str]:
+    """Return the bridges that VMs of a node can be plugged into, those of the cluster's networks among them."""
+    return {str(entry["iface"]) for entry in session.get("nodes", node, "network", type="any_bridge")}
 
 
 def transfer(session: ProxmoxSession, before: NodeNetwork, after: NodeNetwork) -> None:

@@ -23,9 +23,10 @@ from ...model.operation import Operation
 from ...model.schema import Path, Plain
 from ...model.types import show
 from ...transports.proxmox import Job, Task
-from .guests import DRIVE, TO_BE, Guest, joined_tags
+from .guests import DRIVE, TO_BE, Guest, joined_tags, snapshot_names
 from .jobs import carry_out
 from .network import Placed
+from .node_network import all_bridges
 from .notes import join_description
 from .property_strings import join_nic
 from .vm_checks import name_problems
@@ -107,10 +108,7 @@ class Restoring:
         order, session = self.order, self.platform.session
         if not check:
             self._wait_for_killed()
-        self.present = next(
-            (guest for guest in self.platform.guests([order.name]) if guest.name == order.name and not guest.template),
-            None,
-        )
+        self.present = self._found()
         placed = Placed(self.platform.network())
         if order.new_name and self.present and self.present.facts.get("restored") == order.volume:
             shown = self._shown(self.present, placed)
@@ -140,6 +138,13 @@ class Restoring:
             result["after"] = {"vms": [self._verified(placed, power).to_document()]}
         return result
 
+    def _found(self) -> Optional[Guest]:
+        """Return the VM that is to be made or replaced as it is now, with its configuration."""
+        name = self.order.name
+        return next(
+            (guest for guest in self.platform.guests([name]) if guest.name == name and not guest.template), None
+        )
+
     def _wait_for_killed(self) -> None:
         """Wait for a restore of this VM that a killed run has started and that goes on without it."""
         end = time.monotonic() + LOCK_WAIT
@@ -161,7 +166,7 @@ class Restoring:
     # -- objections ----------------------------------------------------------------------------------------------------
 
     def _problems(self, placed: Placed) -> Iterator[Problem]:
-        order = self.order
+        order, session = self.order, self.platform.session
         place = order.place.text
         if order.new_name is not None:
             for _field, message in name_problems(order.new_name, "VM"):
@@ -185,23 +190,19 @@ class Restoring:
             bridge = parts.get("bridge")
             if bridge and bridge not in placed.network.interfaces:
                 # Those of the cluster's networks are told by this list only.
-                bridges = self._bridges() if bridges is None else bridges
+                bridges = all_bridges(session, session.node) if bridges is None else bridges
             if bridge and bridge not in placed.network.interfaces and bridge not in (bridges or ()):
                 yield Problem(place, f"NIC {show(name)} needs the switch {show(bridge)}, which is not there")
-
-    def _bridges(self) -> Set[str]:
-        session = self.platform.session
-        return {str(entry["iface"]) for entry in session.get("nodes", session.node, "network", type="any_bridge")}
 
     def _problems_in_place(self, guest: Guest) -> Iterator[Problem]:
         place = self.order.place.text
         session = self.platform.session
-        if guest.lock not in (None, "suspended"):
+        if guest.is_locked:
             yield Problem(place, f"VM {show(guest.name)} is locked by Proxmox VE ({guest.lock})")
         if str(guest.config.get("protection") or "0") == "1":
             yield Problem(place, f"VM {show(guest.name)} is protected; take its protection away first")
         entries = session.get("nodes", session.node, "qemu", guest.vmid, "snapshot")
-        names = sorted(str(entry["name"]) for entry in entries if entry["name"] != "current")
+        names = snapshot_names(entries)
         if names:
             yield Problem(
                 place,
@@ -284,10 +285,7 @@ class Restoring:
 
     def _verified(self, placed: Placed, power: str) -> Vm:
         order = self.order
-        guest = next(
-            (guest for guest in self.platform.guests([order.name]) if guest.name == order.name and not guest.template),
-            None,
-        )
+        guest = self._found()
         if guest is None:
             raise VerifyError(f"did not take: VM {show(order.name)} is not there")
         vm = describe(guest, placed, self.platform.resource_pool_of(guest.vmid))

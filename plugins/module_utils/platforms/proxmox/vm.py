@@ -24,7 +24,7 @@ from ...model.schema import ModelObject
 from ...model.types import show
 from ...transports.proxmox import Job, Read, Task
 from .guest_agent import adapters_by_mac, tell_addresses, wait_for_addresses
-from .guests import TO_BE, UNFINISHED, Guest, joined_tags
+from .guests import TO_BE, UNFINISHED, Guest, joined_tags, snapshot_names
 from .jobs import carry_out
 from .network import Placed
 from .property_strings import mebibytes, split
@@ -148,7 +148,7 @@ class ProxmoxVms(Interface):
                         {"name": name, "path": parts["file"], "size": mebibytes(parts.get("size")), "used": None}
                         for _key, name, parts in guest.disks()
                     ],
-                    "snapshots": sorted(str(entry["name"]) for entry in entries if entry["name"] != "current"),
+                    "snapshots": snapshot_names(entries),
                     "process": guest.pid if guest.runs else None,
                 }
             )
@@ -193,7 +193,7 @@ class ProxmoxVms(Interface):
                 place.text,
                 f"is the name of several VMs of the node (also {ids}), so that it says of none what it shall be",
             )
-        if guest is not None and guest.lock not in (None, "suspended"):
+        if guest is not None and guest.is_locked:
             yield Problem(
                 place.text,
                 f"is locked by Proxmox VE ({guest.lock}); wait until that has ended, or unlock it (qm unlock)",
