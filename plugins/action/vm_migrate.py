@@ -93,27 +93,15 @@ class ActionModule(HypervisorAction):
                 ]
             )
 
-    def _raw(self, host: str) -> dict[str, Any]:
-        hostvars = self._variables["hostvars"]
-        raw = getattr(hostvars, "raw_get", None)
-        return dict(raw(host) if raw is not None else hostvars[host])
-
     def _of(self, host: str, name: str) -> Any:
-        known = {**self._raw(host), "inventory_hostname": host}
+        known = {**self._raw_variables(self._variables, host), "inventory_hostname": host}
         if known.get(name) is None:
             return None
         return Templar(loader=self._loader, variables=known).template(known[name])
 
     def _ask(self, host: str, step: str, **request: Any) -> dict[str, Any]:
         """Let a host do a step, and return what comes of it. Raises _BrokenOff, or the connection's errors by host."""
-        variables = self._raw(host)
-        context = self._play_context
-        if context.become:
-            variables.setdefault("ansible_become", True)
-            variables.setdefault("ansible_become_method", context.become_method)
-            variables.setdefault("ansible_become_user", context.become_user)
-        if context.remote_user:
-            variables.setdefault("ansible_user", context.remote_user)
+        variables = self._reached_by(self._variables, host)
         sent = {"step": step, "verbosity": self._display.verbosity, **request}
         self._display.vv(f"migration: {step}", host=host)
         try:

@@ -182,11 +182,16 @@ class HypervisorAction(ActionBase):
         platform.ask_host = lambda request: self._ask_guard(request, variables, host)
         return platform
 
-    def _ask_guard(self, request: Mapping[str, Any], variables: Mapping[str, Any], host: str) -> dict[str, Any]:
-        """Let the host that an API is of do a step of its guard, over Ansible's connection. Raises ConnectError and the like."""
+    @staticmethod
+    def _raw_variables(variables: Mapping[str, Any], host: str) -> dict[str, Any]:
+        """Return what the inventory says of a host, templates not filled in; without an inventory, the task's variables."""
         hostvars = variables.get("hostvars") or {}
         raw = getattr(hostvars, "raw_get", None)
-        known = dict(raw(host) if raw is not None else hostvars.get(host) or variables)
+        return dict(raw(host) if raw is not None else hostvars.get(host) or variables)
+
+    def _reached_by(self, variables: Mapping[str, Any], host: str) -> dict[str, Any]:
+        """Return the variables by which a host is reached over Ansible's connection as this task would reach it."""
+        known = self._raw_variables(variables, host)
         context = self._play_context
         if context.become:
             known.setdefault("ansible_become", True)
@@ -194,6 +199,11 @@ class HypervisorAction(ActionBase):
             known.setdefault("ansible_become_user", context.become_user)
         if context.remote_user:
             known.setdefault("ansible_user", context.remote_user)
+        return known
+
+    def _ask_guard(self, request: Mapping[str, Any], variables: Mapping[str, Any], host: str) -> dict[str, Any]:
+        """Let the host that an API is of do a step of its guard, over Ansible's connection. Raises ConnectError and the like."""
+        known = self._reached_by(variables, host)
         if str(known.get("ansible_connection") or "") == "local":
             raise ConnectError("ansible_connection is local, which leads to the controller")
         self._display.vv(f"guard: {request['step']}", host=host)
