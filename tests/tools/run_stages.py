@@ -320,6 +320,13 @@ def end_group(process: subprocess.Popen[bytes]) -> int:
     return process.wait()
 
 
+def abandon(pool: ThreadPoolExecutor) -> None:
+    """Begin nothing more of what a pool has to do, and end all checks that run."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in list(RUNNING):
+        end_group(process)
+
+
 def run_stage(stage: str, screen: Screen, gently: bool = False) -> tuple[Count, float]:
     """Run the checks of a stage and return their tests and the seconds that it took.
 
@@ -332,9 +339,7 @@ def run_stage(stage: str, screen: Screen, gently: bool = False) -> tuple[Count, 
         try:
             counts = list(pool.map(lambda check: run_check(stage, check, screen, gently), checks))
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(RUNNING):
-                end_group(process)
+            abandon(pool)
             raise
     return sum(counts, Count()), time.monotonic() - began
 
@@ -352,9 +357,7 @@ def run_stages(stages: Sequence[str], screen: Screen) -> dict[str, tuple[Count, 
                     results[stage] = run_stage(stage, screen, gently=not all(each.done() for each in futures.values()))
             results.update({stage: future.result() for stage, future in futures.items()})
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(RUNNING):
-                end_group(process)
+            abandon(pool)
             raise
     return {stage: results[stage] for stage in stages}
 
