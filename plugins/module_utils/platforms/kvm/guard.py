@@ -27,6 +27,7 @@ from ...engine.platform import Context, Guard
 from ...errors import ApplyError, BareforgeError, GuardError, ReadError
 from ...model.schema import Plain
 from ...transports import libvirt, nftables
+from ..linux.config_text import parse_blocks
 from ..linux.ssh_server import DEBIAN, ssh_unit, ssh_units
 from ..linux.users import key_files
 from . import guard_undo, network_manager, renderer_of_host, systemd
@@ -318,8 +319,7 @@ def _ssh_units_as_they_are() -> List[List[str]]:
     """Return the commands that bring the SSH server's units back to what they do now, should they be stopped or masked."""
     shown = systemd.run_command(["systemctl", "show", "--property=Id,UnitFileState,ActiveState", *ssh_units()])
     commands: List[List[str]] = []
-    for block in shown.strip().split("\n\n"):
-        unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    for unit in parse_blocks(shown):
         name = unit.get("Id", "")
         if unit.get("ActiveState") == "active":
             commands.append(["/usr/bin/systemctl", "unmask", name])

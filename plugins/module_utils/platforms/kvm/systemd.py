@@ -11,6 +11,7 @@ import subprocess
 from typing import List, Sequence, Set
 
 from ...errors import ApplyError, ReadError
+from ..linux.config_text import parse_blocks
 from .host_files import read_file, write_atomically
 
 UNIT_FOLDER = "/etc/systemd/system"
@@ -48,8 +49,7 @@ def active_units(names: Sequence[str]) -> Set[str]:
         shown = run_command(argv)
     except ApplyError as error:
         raise ReadError(error.message) from error
-    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n")]
-    return {block.get("Id", "") for block in blocks if block.get("ActiveState") in ("active", "reloading")}
+    return {block.get("Id", "") for block in parse_blocks(shown) if block.get("ActiveState") in ("active", "reloading")}
 
 
 def nftables_unit(

@@ -139,7 +139,7 @@ def lists_time(root: str) -> Optional[int]:
 def _reboot_reasons(root: str, installed: Dict[Place, Tuple[str, int]]) -> Iterator[str]:
     kernel = newer_kernel(root)
     if kernel is not None:
-        yield f"kernel {kernel[0]} is installed, {kernel[1]} runs"
+        yield kernel
     started = re.search(r"^btime (\d+)$", programs.read_text(os.path.join(root, "proc/stat")) or "", re.MULTILINE)
     if not started:
         return

@@ -21,8 +21,8 @@ def running_kernel(root: str) -> str:
     return (programs.read_text(os.path.join(root, "proc/sys/kernel/osrelease")) or "").strip()
 
 
-def newer_kernel(root: str) -> Optional[Tuple[str, str]]:
-    """Return (the newest installed kernel, the one that runs) where these differ, else None.
+def newer_kernel(root: str) -> Optional[str]:
+    """Return what a start is for where a newer kernel than the one that runs is installed, else None.
 
     root: where the host's file system begins.
     """
@@ -40,7 +40,7 @@ def newer_kernel(root: str) -> Optional[Tuple[str, str]]:
     newest = max(installed, key=lambda match: version_key(match["version"]), default=None)
     if newest is None or version_key(newest["version"]) <= version_key(running["version"]):
         return None
-    return newest.group()[len("vmlinuz-") :], release
+    return f"kernel {newest.group()[len('vmlinuz-') :]} is installed, {release} runs"
 
 
 def version_key(text: str) -> Tuple[Tuple[int, Any], ...]:

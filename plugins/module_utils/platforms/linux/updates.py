@@ -152,7 +152,7 @@ def _packages_that_ask(root: str) -> Iterator[str]:
 def _newer_kernels(root: str) -> Iterator[str]:
     newer = newer_kernel(root)
     if newer is not None:
-        yield f"kernel {newer[0]} is installed, {newer[1]} runs"
+        yield newer
         return
     release = running_kernel(root)
     if not KERNEL_NAME.fullmatch(f"vmlinuz-{release}"):
